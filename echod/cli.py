@@ -1,0 +1,187 @@
+"""The command line: arguments to a command, its outcome to an exit code.
+
+Rule: no traceback ever reaches a user; what goes wrong is one line per fault on standard error. What only some commands
+need is imported by them, so that `--version` and `--help` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import echod
+from echod.errors import EchodError, StartError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments`, by default the process's own, ask for; return the exit code."""
+    _open_standard_streams()
+    try:
+        options = _parser().parse_args(arguments)
+        options.command(options)
+        sys.stdout.flush()
+    except EchodError as error:
+        for line in error.lines:
+            _complain(line)
+        return error.exit_code
+    except BrokenPipeError:
+        _forget_standard_output()
+        return 0  # whoever read our output has read enough
+    except OSError as error:
+        _complain(f"{error.filename or 'error'}: {error.strerror}")
+        return StartError.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from echod.process import launch
+
+    launch.run(options.config, foreground=not options.daemon)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from echod.process import settings
+
+    path = settings.gather(options.config, foreground=True).path
+    print(f"{path}: ok" if path else "no configuration file: the built-in defaults are ok")
+
+
+def _reload(options: argparse.Namespace) -> None:
+    from echod.process import control
+
+    control.reload(options.config, wait=options.wait)
+
+
+def _stop(options: argparse.Namespace) -> None:
+    from echod.process import control
+
+    control.stop(options.config, wait=options.wait)
+
+
+def _status(options: argparse.Namespace) -> None:
+    from echod.process import control
+
+    state = control.status(options.config)
+    if options.json:
+        import json
+
+        print(json.dumps(state, indent=2))
+    else:
+        print(_table(state))
+
+
+def _show(options: argparse.Namespace) -> None:
+    from echod.config import dumping, loading
+    from echod.config.models import Config
+    from echod.process import settings
+
+    if options.what == "defaults":
+        print(dumping.defaults_toml(), end="")
+    elif options.what == "schema":
+        print(dumping.schema(), end="")
+    else:
+        path = options.config or settings.default_file()
+        print(dumping.to_toml(loading.load(path) if path else Config()), end="")
+
+
+def _table(state: dict[str, Any]) -> str:
+    connections = state["connections"]
+    rows = [
+        ("state", state["state"]),
+        ("pid", state["pid"]),
+        ("version", state["version"]),
+        ("generation", state["generation"]),
+        ("workers", " ".join(str(worker["pid"]) for worker in state["workers"])),
+        *((f"listener {listener['name']}", " ".join(listener["bound"])) for listener in state["listeners"]),
+        ("connections", f"{connections['active']} active, {connections['accepted']} accepted"),
+        ("last reload", _outcome(state["reload"])),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _outcome(reload: dict[str, Any] | None) -> str:
+    if reload is None:
+        return "none"
+    if not reload["finished"]:
+        return "under way"
+    return "ok" if reload["ok"] else f"refused: {'; '.join(reload['error'])}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line that a script can show, and where to read more."""
+
+    def error(self, message: str) -> Any:
+        """Raise UsageError."""
+        raise UsageError(f"{_printable(message)} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="echod", description="An echo daemon (RFC 862) that can be trusted.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"echod {echod.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.add_argument("-c", "--config", metavar="FILE", type=_path, help="default: /etc/echod.toml where it exists")
+        sub.set_defaults(command=command)
+        return sub
+
+    add("run", _run, "Run the daemon.").add_argument(
+        "--daemon", action="store_true", help="detach, and return once the first connect works"
+    )
+    add("check", _check, "Check a configuration file.")
+    add("reload", _reload, "Make the daemon read its configuration again.").add_argument(
+        "--wait", action="store_true", help="return once it serves, or fail with the reason why not"
+    )
+    add("stop", _stop, "Make the daemon finish its connections and leave.").add_argument(
+        "--wait", action="store_true", help="return once it is gone"
+    )
+    add("status", _status, "Show what the daemon does.").add_argument(
+        "--json", action="store_true", help="for programs"
+    )
+    add("show", _show, "Print the configuration in force, the commented defaults, or the JSON Schema.").add_argument(
+        "what", choices=("config", "defaults", "schema")
+    )
+    return parser
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("must name a file")
+    return Path(text).absolute()  # the daemon changes its directory, and a reload must find the file again
+
+
+def _complain(line: str) -> None:
+    with suppress(OSError, ValueError):  # a closed standard error: nobody listens
+        print(f"echod: {_printable(line)}", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    clean = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in clean)
+
+
+def _open_standard_streams() -> None:
+    # A parent may have closed them; the next socket would then become "standard error" and be written to.
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+
+
+def _forget_standard_output() -> None:
+    # The interpreter flushes once more when it ends, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,138 @@
+"""Reads a configuration file into a Config.
+
+Rule: a file is either taken as a whole or refused with every fault at once, each on a line that names the file, the
+line and the key. Whatever the file is or holds, this takes bounded time and memory and raises nothing but ConfigError.
+"""
+
+import codecs
+import errno
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from echod.config import faults, syntax
+from echod.config.models import Config, Daemon
+from echod.config.wording import printable
+from echod.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/echod.toml")
+
+MOST_BYTES = 64 * 1024  # seven times a file with all the listeners allowed; 1 MiB can cost tomllib 4 s
+MOST_FAULTS = 20
+
+_LONGEST_PATH = 4096  # PATH_MAX
+_LONGEST_REASON = 120
+
+_PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
+
+_REASONS = {
+    errno.ENOENT: "does not exist",
+    errno.ENOTDIR: "does not exist: part of its path is not a directory",
+    errno.EACCES: "may not be read: permission denied",
+    errno.ELOOP: "is a symbolic link that leads back to itself",
+    errno.ENXIO: "is a socket or device, not a regular file",
+}
+_KINDS = {
+    stat.S_IFDIR: "is a directory, not a regular file",
+    stat.S_IFIFO: "is a named pipe, not a regular file",
+    stat.S_IFCHR: "is a device, not a regular file",
+    stat.S_IFBLK: "is a device, not a regular file",
+}
+
+
+def load(path: Path) -> Config:
+    """Read, parse and check a file; raise ConfigError with a line for each fault."""
+    text = _read(path)
+    document = _parse(path, text)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(*_explain(path, text, error)) from None
+
+
+def runtime_directory(path: Path) -> str | None:
+    """Read `daemon.runtime_directory` alone, whatever else is wrong with the file; None where it does not say."""
+    try:
+        stated = _parse(path, _read(path))["daemon"]["runtime_directory"]
+        return Daemon.model_validate({"runtime_directory": stated}).runtime_directory or None
+    except (ConfigError, KeyError, TypeError, ValidationError):
+        return None
+
+
+def _refuse(path: Path, reason: str, line: int | None = None) -> ConfigError:
+    return ConfigError(_prefix(path, line) + reason)
+
+
+def _prefix(path: Path, line: int | None) -> str:
+    name = printable(str(path), _LONGEST_PATH)
+    return f"{name}: " if line is None else f"{name}:{line}: "
+
+
+def _read(path: Path) -> str:
+    try:
+        content = _content(path)
+    except OSError as error:
+        raise _refuse(path, _REASONS.get(error.errno or 0, f"cannot be read: {error.strerror}")) from None
+    except ValueError:  # a NUL or a lone surrogate in the path, which Python keeps from the kernel
+        raise _refuse(path, "cannot be read: no file has such a name") from None
+    if content.startswith(codecs.BOM_UTF8):
+        raise _refuse(path, "starts with a byte-order mark; remove the byte-order mark", 1)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = 1 + content.count(b"\n", 0, error.start)
+        raise _refuse(path, f"is not UTF-8 at byte {error.start}", line) from None
+    if "\0" in text:
+        raise _refuse(path, "holds a NUL byte", 1 + text.count("\n", 0, text.index("\0")))
+    return text.replace("\r\n", "\n")
+
+
+def _content(path: Path) -> bytes:
+    # Without O_NONBLOCK, opening a pipe waits for a writer; without O_NOCTTY, a terminal becomes ours.
+    fd = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        kind = stat.S_IFMT(os.fstat(fd).st_mode)
+        if kind != stat.S_IFREG:
+            raise _refuse(path, _KINDS[kind])
+        content = b""
+        while chunk := os.read(fd, MOST_BYTES):
+            content += chunk
+            if len(content) > MOST_BYTES:
+                raise _refuse(path, f"is larger than {MOST_BYTES // 1024} KiB")
+        return content
+    finally:
+        os.close(fd)
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    if excess := syntax.excess(text):
+        line, reason = excess
+        raise _refuse(path, reason, line)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason, line = _place(str(error), text)
+        raise _refuse(path, f"not valid TOML: {printable(reason, _LONGEST_REASON)}", line) from None
+    except ValueError:  # int() refuses thousands of digits
+        raise _refuse(path, "not valid TOML: a number has too many digits") from None
+
+
+def _place(message: str, text: str) -> tuple[str, int]:
+    """Take the place out of tomllib's message, which is the only way in which it tells it."""
+    place = _PLACE.search(message)
+    last = 1 + text.rstrip("\n").count("\n")
+    return _PLACE.sub("", message), int(place[1]) if place and place[1] else last
+
+
+def _explain(path: Path, text: str, error: ValidationError) -> list[str]:
+    lines = syntax.locate(text)
+    found = [(syntax.line_of(fault["loc"], lines), fault) for fault in error.errors(include_url=False)]
+    found.sort(key=lambda entry: entry[0] or 0)
+    told = [_prefix(path, line) + faults.describe(fault) for line, fault in found[:MOST_FAULTS]]
+    left = len(found) - len(told)
+    return [*told, f"{_prefix(path, None)}and {left} more"] if left else told

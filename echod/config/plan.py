@@ -1,0 +1,79 @@
+"""Decides what a new configuration changes, and whether the machine can carry it.
+
+Rule: pure. Nothing is bound, closed or asked here; the supervisor acts on what comes out.
+"""
+
+from dataclasses import dataclass
+
+from echod.config.models import RESTART, Config, Listener
+from echod.config.wording import quoted
+from echod.errors import ConfigError
+from echod.events import ConfigAdjusted
+
+RESERVED = 64  # descriptors of a process that are no connection: standard streams, log, channels, listeners, slack
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a reload does to the listeners. `keep` holds them as the new configuration describes them."""
+
+    bind: tuple[Listener, ...]
+    keep: tuple[Listener, ...]
+    release: tuple[Listener, ...]
+
+
+def plan(old: Config, new: Config) -> Plan:
+    """Compare two configurations; raise ConfigError naming each changed key that needs a restart."""
+    changes = _restarts(old, new)
+    if changes:
+        raise ConfigError(*changes)
+    before = {listener.identity for listener in old.listener}
+    after = {listener.identity for listener in new.listener}
+    return Plan(
+        bind=tuple(listener for listener in new.listener if listener.identity not in before),
+        keep=tuple(listener for listener in new.listener if listener.identity in before),
+        release=tuple(listener for listener in old.listener if listener.identity not in after),
+    )
+
+
+def fit(config: Config, descriptors: int, capacity: int | None) -> tuple[Config, tuple[ConfigAdjusted, ...]]:
+    """Hold `limits.max_connections` against the process's descriptor limit and the poller's capacity.
+
+    A number from the file that does not fit is a ConfigError; the built-in one shrinks, which an event tells.
+    """
+    wanted = config.limits.max_connections
+    bound, cause, remedy = (
+        descriptors,
+        f"a descriptor limit of {descriptors}",
+        "raise the limit (ulimit -n, LimitNOFILE=)",
+    )
+    if capacity is not None and capacity < descriptors:
+        bound, remedy = capacity, "choose another poller"
+        cause = f'poller = "{config.daemon.poller}", which can watch {capacity} descriptors'
+    most = bound - RESERVED
+    if wanted <= most:
+        return config, ()
+    if most < 1:
+        raise ConfigError(f"limits.max_connections: not even one fits {cause}; {remedy}")
+    if "limits" in config.model_fields_set and "max_connections" in config.limits.model_fields_set:
+        raise ConfigError(
+            f"limits.max_connections: {wanted} does not fit {cause}; set it to {most} or less, or {remedy}"
+        )
+    limits = config.limits.model_copy(update={"max_connections": most})
+    adjusted = ConfigAdjusted(config_key="limits.max_connections", configured=wanted, value=most, cause=cause)
+    return config.model_copy(update={"limits": limits}), (adjusted,)
+
+
+def _restarts(old: Config, new: Config) -> list[str]:
+    changes = []
+    for table in ("daemon", "log", "limits"):
+        before, after = getattr(old, table), getattr(new, table)
+        for key, field in type(before).model_fields.items():
+            was, wanted = getattr(before, key), getattr(after, key)
+            if field.json_schema_extra == RESTART and was != wanted:
+                changes.append(f"{table}.{key}: cannot change without a restart ({_shown(was)} -> {_shown(wanted)})")
+    return changes
+
+
+def _shown(value: str) -> str:
+    return value if value.isidentifier() else quoted(value)

@@ -1,0 +1,25 @@
+"""Who may come in, and which worker should open the door.
+
+Rule: pure arithmetic over counts; the scoreboard supplies them, the listener acts.
+"""
+
+from __future__ import annotations
+
+EVEN_ENOUGH = 1.1
+"""How far above the mean a worker's connections may be before it steps aside."""
+
+SMALL_CHANGE = 4
+"""Connections that are never worth stepping aside for."""
+
+
+def near(total: int, limit: int) -> bool:
+    """Tell whether admitting one more must be decided under the lock, since others may be admitting too."""
+    return total >= limit - max(1, limit // 8)
+
+
+def steps_aside(own: int, total: int, workers: int) -> bool:
+    """Tell whether a worker with `own` of `total` connections should leave the next ones to its siblings.
+
+    Never true for all of them: someone is always at or below the mean.
+    """
+    return own * workers > total * EVEN_ENOUGH + SMALL_CHANGE * workers

@@ -1,0 +1,306 @@
+"""One peer's whole life, as a table of transitions.
+
+    OPEN ──► DRAINING          the daemon stops: echo on until the peer falls quiet
+     │  └────────┬───┐
+     │ peer EOF  │   │ timeout, quiet, supervisor lost
+     ▼           │   ▼
+    HALF_CLOSED ◄┘  FLUSHING   send what is held, read no more
+     │               │ FIN sent
+     │ all sent      ▼
+     │              LINGERING  read and discard until the peer ends too
+     ▼               │
+    CLOSED ◄─────────┘         also from anywhere, when the connection is lost or cut
+
+Rules
+    Everything that changes the state is a line of TRANSITIONS, and `_move` is the one place that assigns it.
+    The first reason to leave OPEN, DRAINING or HALF_CLOSED for good is the reason that is reported.
+    What was received comes back, in order, or the connection ends by a reset: a peer that sees FIN has got it all.
+    Nothing more than `buffer` bytes are ever held, whatever the peer does.
+
+Theory of operation
+    The owner of the socket calls an input (`receive`, `receive_eof`, `sent`, `fin_sent`, `drain`, `finish`, `fail`,
+    `expire`), each with `now`, a monotonic clock in seconds, and then reads the wishes: `outgoing`, `wants_read`,
+    `wants_write`, `wants_fin`, `wants_reset`, `room`, `deadline`, `state`.
+
+    End of input is not a close: RFC 862 says "any data received is sent back", so a half-closed peer still gets
+    everything that is held before it gets FIN. When echod itself decides to end, it sends FIN first and reads on for
+    a while, since closing a socket with unread input makes the kernel send RST, and a reset destroys echoed bytes
+    that the peer has not read yet.
+
+    Idle and half-close deadlines count from the last byte that moved either way; `max_lifetime` ends a connection that
+    still echoes, and from then on the half-close deadline holds, as for every connection that has only to send.
+
+    Bytes that the kernel takes at once are never copied: `receive` keeps a view of the caller's buffer as `outgoing`,
+    and `sent` copies only what was left over.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from math import inf
+from typing import TYPE_CHECKING
+
+from echod.events import CloseReason
+
+if TYPE_CHECKING:
+    from echod.config.models import Limits
+
+QUIET = 0.25
+"""Seconds without a byte after which a draining connection counts as idle."""
+
+LINGER = 2.0
+"""Seconds that a lingering close reads on; nginx's lingering_timeout is 5, Apache's MAX_SECS_TO_LINGER 30."""
+
+LINGER_DRAINING = 0.5
+"""The same while the daemon stops, where only quiet connections are closed and every second counts."""
+
+LINGER_BYTES = 1024 * 1024
+"""Bytes that a lingering close discards before it gives up on the peer."""
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    OPEN = auto()
+    DRAINING = auto()
+    HALF_CLOSED = auto()
+    FLUSHING = auto()
+    LINGERING = auto()
+    CLOSED = auto()
+
+
+class Cue(Enum):
+    """What can move a connection from one state to another."""
+
+    EOF = auto()  # the peer has sent its last byte
+    DRAIN = auto()  # the daemon stops
+    FINISH = auto()  # echod ends this connection in good order
+    FLUSHED = auto()  # a half-closed peer has been sent everything
+    FIN_SENT = auto()  # echod has shut down its side
+    FAIL = auto()  # the connection is lost, or is cut
+
+
+TRANSITIONS: dict[tuple[State, Cue], State] = {
+    (State.OPEN, Cue.EOF): State.HALF_CLOSED,
+    (State.OPEN, Cue.DRAIN): State.DRAINING,
+    (State.OPEN, Cue.FINISH): State.FLUSHING,
+    (State.OPEN, Cue.FAIL): State.CLOSED,
+    (State.DRAINING, Cue.EOF): State.HALF_CLOSED,
+    (State.DRAINING, Cue.DRAIN): State.DRAINING,
+    (State.DRAINING, Cue.FINISH): State.FLUSHING,
+    (State.DRAINING, Cue.FAIL): State.CLOSED,
+    (State.HALF_CLOSED, Cue.FLUSHED): State.CLOSED,
+    (State.HALF_CLOSED, Cue.DRAIN): State.HALF_CLOSED,
+    (State.HALF_CLOSED, Cue.FINISH): State.HALF_CLOSED,
+    (State.HALF_CLOSED, Cue.FAIL): State.CLOSED,
+    (State.FLUSHING, Cue.FIN_SENT): State.LINGERING,
+    (State.FLUSHING, Cue.DRAIN): State.FLUSHING,
+    (State.FLUSHING, Cue.FINISH): State.FLUSHING,
+    (State.FLUSHING, Cue.FAIL): State.CLOSED,
+    (State.LINGERING, Cue.EOF): State.CLOSED,
+    (State.LINGERING, Cue.DRAIN): State.LINGERING,
+    (State.LINGERING, Cue.FINISH): State.LINGERING,
+    (State.LINGERING, Cue.FAIL): State.CLOSED,
+    (State.CLOSED, Cue.DRAIN): State.CLOSED,
+    (State.CLOSED, Cue.FINISH): State.CLOSED,
+    (State.CLOSED, Cue.FAIL): State.CLOSED,
+}
+
+_ECHOING = (State.OPEN, State.DRAINING)
+_UNDECIDED = (State.OPEN, State.DRAINING, State.HALF_CLOSED)
+_NOTHING = b""
+
+
+class Connection:
+    """What one peer has sent, what it is still owed, and how this ends."""
+
+    __slots__ = (
+        "_buffer",
+        "_end",
+        "_entered",
+        "_half_close_timeout",
+        "_idle_timeout",
+        "_linger",
+        "_moved",
+        "_paused",
+        "discarded",
+        "echoed",
+        "opened",
+        "outgoing",
+        "reason",
+        "received",
+        "state",
+        "wants_reset",
+    )
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self.state = State.OPEN
+        self.reason: CloseReason | None = None
+        self.outgoing: bytes | bytearray | memoryview = _NOTHING
+        self.opened = now
+        self.received = 0
+        self.echoed = 0
+        self.discarded = 0
+        self.wants_reset = False
+        self._buffer = limits.buffer
+        self._idle_timeout = limits.idle_timeout or inf
+        self._half_close_timeout = limits.half_close_timeout or inf
+        self._end = now + (limits.max_lifetime or inf)
+        self._linger = LINGER
+        self._paused = False
+        self._moved = now
+        self._entered = now
+
+    # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def receive(self, data: memoryview, now: float) -> None:
+        """Take `data`, at least one byte and at most `room` of them.
+
+        You must next offer `outgoing` to the kernel and call `sent`, with 0 if it took none, before the memory behind
+        `data` is used again.
+        """
+        if self.state not in _ECHOING:
+            self._discard(len(data), now)
+            return
+        self.received += len(data)
+        self._moved = now
+        held = self.outgoing
+        if isinstance(held, bytearray):
+            held += data
+        else:
+            self.outgoing = data
+        self._paused = len(self.outgoing) >= self._buffer
+
+    def receive_eof(self, now: float) -> None:
+        """Note that the peer has shut down its side."""
+        self._move(Cue.EOF, now)
+        self._flushed(now)
+
+    def sent(self, count: int, now: float) -> None:
+        """Note that the kernel has taken the first `count` bytes of `outgoing`."""
+        self.echoed += count
+        if count:
+            self._moved = now
+        if count == len(self.outgoing):
+            self.outgoing = _NOTHING
+            self._paused = False
+            self._flushed(now)
+        else:
+            self._hold(count)
+
+    def fin_sent(self, now: float) -> None:
+        """Note that `wants_fin` was obeyed: echod's side is shut down."""
+        self._move(Cue.FIN_SENT, now)
+
+    def drain(self, now: float) -> None:
+        """Close as soon as the peer falls quiet, since the daemon stops."""
+        self._linger = LINGER_DRAINING
+        self._move(Cue.DRAIN, now)
+
+    def finish(self, reason: CloseReason, now: float) -> None:
+        """End in good order: read no more, send what is held, then FIN."""
+        self._move(Cue.FINISH, now, reason)
+
+    def fail(self, reason: CloseReason, now: float) -> None:
+        """End at once: the connection is lost, or echod cuts it."""
+        # Who lingers has been sent everything: a plain close loses nothing.
+        self.wants_reset |= self.state not in (State.LINGERING, State.CLOSED)
+        self._move(Cue.FAIL, now, reason)
+
+    def expire(self, now: float, *, in_flight: bool = False) -> None:
+        """Act on `deadline` if it has passed; call it freely, an early call does nothing.
+
+        `in_flight` says that the kernel holds bytes of this connection, in or out, which keeps a draining one alive.
+        """
+        if now < self.deadline:
+            return
+        if self.state is State.LINGERING:
+            self._move(Cue.FAIL, now)
+        elif self.state not in _ECHOING:
+            self.fail(CloseReason.HALF_CLOSE_TIMEOUT, now)
+        elif now >= self._end:
+            self.finish(CloseReason.MAX_LIFETIME, now)
+        elif self.state is State.OPEN:
+            self.finish(CloseReason.IDLE_TIMEOUT, now)
+        elif in_flight or self.outgoing:
+            self._moved = now
+        else:
+            self.finish(CloseReason.DRAINED, now)
+
+    # -- wishes -------------------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """How many bytes may be read next; at least one wherever reading is wanted."""
+        return self._buffer - len(self.outgoing)
+
+    @property
+    def wants_read(self) -> bool:
+        """Whether input should be read: not while too much is held, nor when the end is only a matter of sending."""
+        return (self.state in _ECHOING and not self._paused) or self.state is State.LINGERING
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether bytes are waiting for the kernel to take them."""
+        return bool(self.outgoing) and self.state is not State.CLOSED
+
+    @property
+    def wants_fin(self) -> bool:
+        """Whether echod's side should be shut down now; then call `fin_sent`."""
+        return self.state is State.FLUSHING and not self.outgoing
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether reading is the only wish and the deadline can only move away: nothing to decide."""
+        return not self.outgoing and self.state in _ECHOING
+
+    @property
+    def deadline(self) -> float:
+        """When `expire` wants to be called, in the clock of `now`; infinity for never."""
+        match self.state:
+            case State.OPEN:
+                return min(self._moved + self._idle_timeout, self._end)
+            case State.DRAINING:
+                return min(self._moved + QUIET, self._end)
+            case State.HALF_CLOSED | State.FLUSHING:
+                return max(self._moved, self._entered) + self._half_close_timeout
+            case State.LINGERING:
+                return self._entered + self._linger
+            case State.CLOSED:
+                return inf
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds from the start to the last change of state: once CLOSED, how long the connection lived."""
+        return self._entered - self.opened
+
+    # -- within -------------------------------------------------------------------------------------------------------
+
+    def _move(self, cue: Cue, now: float, reason: CloseReason | None = None) -> None:
+        state = TRANSITIONS[self.state, cue]  # an input that the state does not allow raises, and changes nothing
+        if state is self.state:
+            return
+        if self.state in _UNDECIDED and state not in _UNDECIDED:
+            self.reason = reason
+        self.state = state
+        self._entered = now
+        if state is State.CLOSED:
+            self.outgoing = _NOTHING
+
+    def _flushed(self, now: float) -> None:
+        if self.state is State.HALF_CLOSED and not self.outgoing:
+            self._move(Cue.FLUSHED, now, CloseReason.PEER_CLOSED)
+
+    def _hold(self, count: int) -> None:
+        held = self.outgoing
+        if isinstance(held, bytearray):
+            del held[:count]
+        else:
+            self.outgoing = bytearray(held[count:])
+        if self._paused:
+            self._paused = len(self.outgoing) > self._buffer // 2
+
+    def _discard(self, count: int, now: float) -> None:
+        self.discarded += count
+        if self.discarded > LINGER_BYTES:
+            self._move(Cue.FAIL, now)

@@ -1,0 +1,422 @@
+"""The catalogue: one frozen dataclass for each fact that echod reports.
+
+Rule: an event's name and level belong to its class, never to the caller. A field carries the key under which it
+appears in the log: OpenTelemetry's attribute names where one exists, `echod.*` for our own. No key is a dot-prefix of
+another. A field that is None is left out of the record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from typing import Any, ClassVar
+
+
+class Level(StrEnum):
+    """How loud an event is; the values are the words of `log.level`."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class CloseReason(StrEnum):
+    """Why a connection ended. The first reason wins."""
+
+    PEER_CLOSED = "peer_closed"
+    PEER_RESET = "peer_reset"
+    IDLE_TIMEOUT = "idle_timeout"
+    HALF_CLOSE_TIMEOUT = "half_close_timeout"
+    MAX_LIFETIME = "max_lifetime"
+    DRAINED = "drained"
+    DRAIN_TIMEOUT = "drain_timeout"
+    STOPPED = "stopped"
+    SUPERVISOR_LOST = "supervisor_lost"
+    WRITE_FAILED = "write_failed"
+    INTERNAL_ERROR = "internal_error"
+
+
+class RefuseReason(StrEnum):
+    """Why a connection was closed as soon as it was accepted."""
+
+    OVER_LIMIT = "over_limit"
+
+
+def key(name: str) -> Any:
+    """Declare a field that appears in the log as `name` and is left out while it is None."""
+    return dataclasses.field(default=None, metadata={"key": name}, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A fact. Subclasses say its name, its level and its fields."""
+
+    name: ClassVar[str]
+    level: ClassVar[Level] = Level.INFO
+
+    @classmethod
+    @cache
+    def layout(cls) -> tuple[tuple[str, str], ...]:
+        """Return (attribute, log key) of each field, in the order of the record."""
+        return tuple((field.name, field.metadata["key"]) for field in dataclasses.fields(cls))
+
+
+# -- the service ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ServiceStarted(Event):
+    """The supervisor holds its lock and its listening sockets."""
+
+    name = "service.started"
+    version: str | None = key("service.version")
+    pid: int | None = key("process.pid")
+    python: str | None = key("process.runtime.version")
+    config: str | None = key("echod.config.path")
+    workers: int | None = key("echod.workers")
+    poller: str | None = key("echod.poller")
+    directory: str | None = key("echod.runtime_directory")
+
+
+@dataclass(frozen=True)
+class ServiceReady(Event):
+    """Every worker has answered: the next connect works."""
+
+    name = "service.ready"
+    duration: float | None = key("echod.start.duration")
+
+
+@dataclass(frozen=True)
+class ServiceStopping(Event):
+    """A stop was asked for; connections are drained."""
+
+    name = "service.stopping"
+    signal: str | None = key("echod.signal")
+    active: int | None = key("echod.connections.active")
+    at_once: bool | None = key("echod.stop.at_once")
+
+
+@dataclass(frozen=True)
+class ServiceStopped(Event):
+    """The last worker is gone."""
+
+    name = "service.stopped"
+    duration: float | None = key("echod.stop.duration")
+    cut: int | None = key("echod.connections.cut")
+
+
+@dataclass(frozen=True)
+class ServiceFailed(Event):
+    """The supervisor cannot go on and leaves with exit code 1."""
+
+    name = "service.failed"
+    level = Level.ERROR
+    error: str | None = key("error.message")
+
+
+@dataclass(frozen=True)
+class StatusReported(Event):
+    """A snapshot of the state, asked for by SIGUSR2."""
+
+    name = "status.reported"
+    state: str | None = key("echod.state")
+    generation: int | None = key("echod.config.generation")
+    uptime: float | None = key("echod.uptime")
+    workers: list[int] | None = key("echod.worker.pids")
+    active: int | None = key("echod.connections.active")
+    accepted: int | None = key("echod.connections.accepted")
+    refused: int | None = key("echod.connections.refused")
+    log_dropped: int | None = key("echod.log.dropped")
+
+
+@dataclass(frozen=True)
+class SignalReceived(Event):
+    """A signal that the supervisor acts on has arrived."""
+
+    name = "signal.received"
+    signal: str | None = key("echod.signal")
+
+
+@dataclass(frozen=True)
+class PrivilegesDropped(Event):
+    """Workers run as this user, since the daemon was started as root."""
+
+    name = "privileges.dropped"
+    user: str | None = key("echod.user")
+    group: str | None = key("echod.group")
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConfigLoaded(Event):
+    """A configuration was read and is in force. No path means the built-in defaults."""
+
+    name = "config.loaded"
+    path: str | None = key("echod.config.path")
+    generation: int | None = key("echod.config.generation")
+
+
+@dataclass(frozen=True)
+class ConfigAdjusted(Event):
+    """A built-in default was made smaller, so that it fits this machine."""
+
+    name = "config.adjusted"
+    config_key: str | None = key("echod.config.key")
+    configured: int | None = key("echod.config.default")
+    value: int | None = key("echod.config.value")
+    cause: str | None = key("echod.config.cause")
+
+
+@dataclass(frozen=True)
+class ReloadCompleted(Event):
+    """Every worker serves the new configuration."""
+
+    name = "reload.completed"
+    generation: int | None = key("echod.config.generation")
+    duration: float | None = key("echod.reload.duration")
+    opened: list[str] | None = key("echod.listeners.opened")
+    closed: list[str] | None = key("echod.listeners.closed")
+    workers: int | None = key("echod.workers")
+
+
+@dataclass(frozen=True)
+class ReloadRefused(Event):
+    """The new configuration was not taken; the old one goes on unchanged."""
+
+    name = "reload.refused"
+    level = Level.ERROR
+    generation: int | None = key("echod.config.generation")
+    errors: list[str] | None = key("echod.config.errors")
+
+
+# -- listeners --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ListenerEvent(Event):
+    """What the events of a listening socket have in common."""
+
+    listener: str | None = key("echod.listener")
+    address: str | None = key("server.address")
+    port: int | None = key("server.port")
+    transport: str | None = key("network.transport")
+    network: str | None = key("network.type")
+
+
+@dataclass(frozen=True)
+class ListenerOpened(ListenerEvent):
+    """A listening socket is bound."""
+
+    name = "listener.opened"
+
+
+@dataclass(frozen=True)
+class ListenerClosed(ListenerEvent):
+    """A listening socket is closed."""
+
+    name = "listener.closed"
+
+
+@dataclass(frozen=True)
+class ListenerSkipped(ListenerEvent):
+    """A name resolves to an address that this machine does not have; its others are bound."""
+
+    name = "listener.skipped"
+    error: str | None = key("error.type")
+
+
+@dataclass(frozen=True)
+class ListenerPaused(ListenerEvent):
+    """Accepting fails for want of descriptors or memory; it is tried again ten times a second."""
+
+    name = "listener.paused"
+    level = Level.WARNING
+    error: str | None = key("error.type")
+
+
+@dataclass(frozen=True)
+class ListenerResumed(ListenerEvent):
+    """Everything that had queued up meanwhile is accepted."""
+
+    name = "listener.resumed"
+    duration: float | None = key("echod.pause.duration")
+
+
+# -- workers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WorkerStarted(Event):
+    """A worker was forked."""
+
+    name = "worker.started"
+    slot: int | None = key("echod.worker.slot")
+    pid: int | None = key("echod.worker.pid")
+
+
+@dataclass(frozen=True)
+class WorkerExited(Event):
+    """A worker has left as it was asked to."""
+
+    name = "worker.exited"
+    slot: int | None = key("echod.worker.slot")
+    pid: int | None = key("echod.worker.pid")
+
+
+@dataclass(frozen=True)
+class WorkerDied(Event):
+    """A worker ended although nobody asked it to; its connections are lost."""
+
+    name = "worker.died"
+    level = Level.ERROR
+    slot: int | None = key("echod.worker.slot")
+    pid: int | None = key("echod.worker.pid")
+    status: int | None = key("echod.worker.exit_code")
+    signal: str | None = key("echod.signal")
+    silent: bool | None = key("echod.worker.silent")
+    lost: int | None = key("echod.connections.lost")
+
+
+@dataclass(frozen=True)
+class WorkerThrottled(Event):
+    """A slot's workers keep dying: the next one waits."""
+
+    name = "worker.throttled"
+    level = Level.WARNING
+    delay: float | None = key("echod.worker.delay")
+    workers: int | None = key("echod.workers")
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConnectionEvent(Event):
+    """What the events of a connection have in common."""
+
+    id: int | None = key("echod.connection.id")
+    listener: str | None = key("echod.listener")
+    client_address: str | None = key("client.address")
+    client_port: int | None = key("client.port")
+    server_address: str | None = key("server.address")
+    server_port: int | None = key("server.port")
+    transport: str | None = key("network.transport")
+    network: str | None = key("network.type")
+
+
+@dataclass(frozen=True)
+class ConnectionOpened(ConnectionEvent):
+    """A connection was accepted."""
+
+    name = "connection.opened"
+
+
+@dataclass(frozen=True)
+class ConnectionClosed(ConnectionEvent):
+    """A connection has ended: the canonical record, one for each that was opened."""
+
+    name = "connection.closed"
+    reason: CloseReason | None = key("echod.close.reason")
+    duration: float | None = key("echod.connection.duration")
+    received: int | None = key("echod.io.receive")
+    echoed: int | None = key("echod.io.transmit")
+    discarded: int | None = key("echod.io.discarded")
+    error: str | None = key("error.type")
+
+
+@dataclass(frozen=True)
+class ConnectionRefused(ConnectionEvent):
+    """A connection was accepted and closed at once."""
+
+    name = "connection.refused"
+    level = Level.WARNING
+    reason: RefuseReason | None = key("echod.refuse.reason")
+
+
+@dataclass(frozen=True)
+class ConnectionReceived(Event):
+    """Bytes came in."""
+
+    name = "connection.received"
+    level = Level.DEBUG
+    id: int | None = key("echod.connection.id")
+    count: int | None = key("echod.io.count")
+
+
+@dataclass(frozen=True)
+class ConnectionSent(Event):
+    """The kernel took bytes to send."""
+
+    name = "connection.sent"
+    level = Level.DEBUG
+    id: int | None = key("echod.connection.id")
+    count: int | None = key("echod.io.count")
+
+
+@dataclass(frozen=True)
+class ConnectionExceptional(Event):
+    """The third list spoke: urgent data, or an error pending on the socket."""
+
+    name = "connection.exceptional"
+    level = Level.DEBUG
+    id: int | None = key("echod.connection.id")
+    error: str | None = key("error.type")
+
+
+# -- the log itself, and what should never happen ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LogReopened(Event):
+    """The log file was opened anew."""
+
+    name = "log.reopened"
+    path: str | None = key("log.file.path")
+
+
+@dataclass(frozen=True)
+class LogFailed(Event):
+    """The log file could not be opened anew; the log goes on where it was."""
+
+    name = "log.failed"
+    level = Level.ERROR
+    path: str | None = key("log.file.path")
+    error: str | None = key("error.message")
+
+
+@dataclass(frozen=True)
+class LogDropped(Event):
+    """Lines of this process were lost, since the log could not take them."""
+
+    name = "log.dropped"
+    level = Level.WARNING
+    count: int | None = key("echod.log.dropped")
+
+
+@dataclass(frozen=True)
+class HandlerCrashed(Event):
+    """A defect of echod: one connection or listener pays for it, the process goes on."""
+
+    name = "handler.crashed"
+    level = Level.ERROR
+    handler: str | None = key("echod.handler")
+    error: str | None = key("error.type")
+    message: str | None = key("exception.message")
+    stacktrace: str | None = key("exception.stacktrace")
+
+
+def catalogue() -> list[type[Event]]:
+    """Every event that has a name, by name."""
+    found: list[type[Event]] = []
+    pending = Event.__subclasses__()
+    while pending:
+        event = pending.pop()
+        pending += event.__subclasses__()
+        if hasattr(event, "name"):
+            found.append(event)
+    return sorted(found, key=lambda event: event.name)

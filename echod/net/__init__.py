@@ -1,0 +1,1 @@
+"""Acts: sockets, the three lists, the loop."""

@@ -1,0 +1,154 @@
+"""A listening socket: lets connections in, or turns them away, and survives having no descriptors left.
+
+Rule: the socket is shared by all workers and belongs to the supervisor; a worker closes only its own descriptor of it.
+A worker that was woken accepts first and steps aside afterwards: EPOLLEXCLUSIVE wakes one, and if that one turned away
+instead, the client would wait although others idle.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
+from echod.net import sockets
+from echod.net.poller import READABLE
+from echod.net.reactor import Handler, Reactor
+from echod.net.stream import Origin, Setting, Stream, facts
+
+if TYPE_CHECKING:
+    import socket
+
+    from echod.net.sockets import Address
+
+ACCEPTS_PER_TURN = 16
+"""A flood of connects must not keep the loop from those who are in; HAProxy's tune.maxaccept is 4, Redis takes 10."""
+
+STEP_ASIDE = 0.02
+"""Seconds that a worker with too many connections leaves the next ones to its siblings."""
+
+TRY_AGAIN = 0.002
+"""Seconds until a worker asks again that found another one deciding at the limit."""
+
+PAUSE = 0.1
+"""Seconds between attempts while descriptors or memory are used up; HAProxy and sshd wait as long."""
+
+
+class Listener(Handler):
+    """One worker's share of a listening socket."""
+
+    __slots__ = ("_paused_at", "_reactor", "_setting", "origin", "socket")
+
+    shared = True
+
+    def __init__(self, name: str, sock: socket.socket, reactor: Reactor, setting: Setting) -> None:
+        super().__init__(sock.fileno())
+        address, port = sock.getsockname()[:2]
+        self.socket = sock
+        self.origin = Origin(name, address, port, sockets.network(sock.family))
+        self._reactor = reactor
+        self._setting = setting
+        self._paused_at: float | None = None
+
+    def rename(self, name: str) -> None:
+        """Carry another name from now on; open connections keep the one they came in under."""
+        self.origin = Origin(name, self.origin.address, self.origin.port, self.origin.network)
+
+    def on_readable(self, now: float) -> None:
+        """Accept some of those who wait, then see whether siblings should take the next ones."""
+        if not self._setting.gate.open():
+            self._rest(now + TRY_AGAIN)
+            return
+        try:
+            for _ in range(ACCEPTS_PER_TURN):
+                if not self._accept(now):
+                    break
+        finally:
+            self._setting.gate.shut()
+        if self.interest and self._setting.gate.crowded():
+            self._rest(now + STEP_ASIDE)
+
+    def on_exceptional(self, now: float) -> None:
+        """Try to accept: if something is wrong with the socket, accept says what."""
+        self.on_readable(now)
+
+    def on_deadline(self, now: float) -> None:
+        """Watch the socket again."""
+        self.interest = READABLE
+        self.deadline = inf
+
+    def on_crash(self, error: Exception, now: float) -> None:
+        """Go on after a pause: one connection may be lost to a defect, the door stays."""
+        self._rest(now + PAUSE)
+
+    def release(self, now: float) -> None:
+        """Accept all who wait already, and be done."""
+        # Whether another worker is deciding at the limit is not waited for: it cannot be passed all the same.
+        self._setting.gate.open()
+        try:
+            while self._accept(now):
+                pass
+        finally:
+            self._setting.gate.shut()
+            self.done = True
+
+    def close(self) -> None:
+        """Close this worker's descriptor; the supervisor's keeps the socket alive."""
+        self.socket.close()
+
+    def _accept(self, now: float) -> bool:
+        """Accept one connection; False when no other can be accepted now."""
+        try:
+            sock, peer = self.socket.accept()
+        except BlockingIOError:
+            self._recover(now)
+            return False
+        except ConnectionError:
+            return True  # this client has gone again (ECONNABORTED, accept(2)), the next one may be there
+        except OSError as error:
+            self._pause(error, now)
+            return False
+        sock.setblocking(False)
+        number = self._setting.gate.admit()
+        if number is None:
+            self._refuse(sock, peer)
+            return True
+        stream = Stream(sock, peer, self.origin, self._setting, number, now)
+        try:
+            self._reactor.add(stream)
+        except OSError as error:  # the kernel has no memory to watch one more
+            stream.on_crash(error, now)
+            stream.close()
+        return True
+
+    def _refuse(self, sock: socket.socket, peer: Address) -> None:
+        # No lingering here: under a flood that would let the refused ones use up what the limit protects.
+        sock.close()
+        number = self._setting.gate.refuse()
+        self._setting.emit(ConnectionRefused(**facts(number, peer, self.origin), reason=RefuseReason.OVER_LIMIT))
+
+    def _pause(self, error: OSError, now: float) -> None:
+        # Whatever accept says, the socket stays: asking ten times a second is no spin, and most errors pass.
+        if self._paused_at is None:
+            self._paused_at = now
+            self._setting.emit(ListenerPaused(**self._facts(), error=sockets.error_name(error)))
+        self._rest(now + PAUSE)
+
+    def _recover(self, now: float) -> None:
+        if self._paused_at is not None:
+            self._setting.emit(ListenerResumed(**self._facts(), duration=round(now - self._paused_at, 3)))
+            self._paused_at = None
+
+    def _rest(self, until: float) -> None:
+        self.interest = 0
+        self.deadline = until
+
+    def _facts(self) -> dict[str, Any]:
+        origin = self.origin
+        return {
+            "listener": origin.listener,
+            "address": origin.address,
+            "port": origin.port,
+            "transport": origin.transport,
+            "network": origin.network,
+        }

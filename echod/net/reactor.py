@@ -1,0 +1,213 @@
+"""The loop: wait, dispatch the three lists, then the deadlines, then put things in order.
+
+Rules
+    One turn: readable, writable, exceptional, deadlines; then the interest of each handler that was touched is read
+    again; handlers that are done are closed last, so that no descriptor number is used twice within a turn.
+    A handler never registers, arms or frees itself: it sets its attributes, the reactor acts on them.
+    Deadlines are lazy: a handler has one armed entry in the heap. It may fire early, and is armed again; what moves a
+    deadline away costs nothing. One clock reading a turn: a deadline may be late by as long as the turn before took.
+    An exception from a handler is caught here and nowhere else; the handler pays for it.
+
+Fails: OSError from `turn` means that the poller is broken for good; whatever a handler's `on_crash` raises passes too.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from itertools import chain, count
+from math import inf
+from typing import TYPE_CHECKING
+
+from echod.net.poller import READABLE, WRITABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from echod.net.poller import Poller
+
+
+class Handler:
+    """Someone who owns a descriptor and is told when it is ready.
+
+    `fd`, `interest`, `deadline` and `done` belong to the handler, `watched` and `armed` to the reactor. `deadline` must
+    never be later than what the handler needs; earlier is fine.
+    """
+
+    __slots__ = ("armed", "deadline", "done", "fd", "interest", "watched")
+
+    shared = False
+    """Whether other processes watch the same socket."""
+
+    def __init__(self, fd: int, interest: int = READABLE, deadline: float = inf) -> None:
+        self.fd = fd
+        self.interest = interest
+        self.deadline = deadline
+        self.done = False
+        self.watched = 0
+        self.armed = inf
+
+    def on_readable(self, now: float) -> None:
+        """Read, since it will not block."""
+
+    def on_writable(self, now: float) -> None:
+        """Write, since it will not block."""
+
+    def on_exceptional(self, now: float) -> None:
+        """Find out what is wrong, and consume it or be done: what is ignored comes back at once."""
+
+    def on_deadline(self, now: float) -> None:
+        """Act on a deadline that has passed, or may have."""
+
+    def on_crash(self, error: Exception, now: float) -> None:
+        """Recover from an exception that one of the methods above let out; raise it if that cannot be."""
+        raise error
+
+    def close(self) -> None:
+        """Release the descriptor; the reactor has forgotten it."""
+
+
+class Timer(Handler):
+    """A deadline without a descriptor: calls `act` once when it has passed. Start it by `Reactor.schedule`."""
+
+    __slots__ = ("_act",)
+
+    def __init__(self, act: Callable[[float], None]) -> None:
+        super().__init__(fd=-id(self), interest=0)  # a key of its own among the handlers, and no descriptor
+        self._act = act
+
+    def on_deadline(self, now: float) -> None:
+        """Act; `act` may schedule the timer again."""
+        self.deadline = inf
+        self._act(now)
+
+
+class Reactor:
+    """One poller, its handlers and their deadlines."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        crashed: Callable[[Handler, Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.poller = poller
+        self.now = clock()
+        self._clock = clock
+        self._crashed = crashed
+        self._handlers: dict[int, Handler] = {}
+        self._touched: list[Handler] = []
+        self._deadlines: list[tuple[float, int, Handler]] = []
+        self._sequence = count()
+
+    @property
+    def handlers(self) -> Iterable[Handler]:
+        """Every handler that is being watched over, at this moment."""
+        return tuple(self._handlers.values())
+
+    def add(self, handler: Handler) -> None:
+        """Watch over `handler` from now on; raise OSError, and do not, when the kernel cannot watch its descriptor."""
+        self._watch(handler)
+        self._handlers[handler.fd] = handler
+        self._arm(handler)
+
+    def schedule(self, handler: Handler, deadline: float) -> None:
+        """Set the deadline of `handler`, at any time."""
+        handler.deadline = deadline
+        if deadline < handler.armed:
+            self._arm(handler)
+
+    def touch(self, handler: Handler) -> None:
+        """Read the handler's attributes again at the end of this turn; for those who change it from outside."""
+        self._touched.append(handler)
+
+    def turn(self, longest: float = inf) -> None:  # noqa: C901  # three loops told alike are easier than one told thrice
+        """Wait until something is ready or due, for at most `longest` seconds, and see to it."""
+        readable, writable, exceptional = self.poller.poll(self._patience(longest))
+        now = self.now = self._clock()
+        handlers = self._handlers
+        for fd in readable:
+            handler = handlers[fd]
+            if handler.interest & READABLE:
+                try:
+                    handler.on_readable(now)
+                except Exception as error:  # noqa: BLE001  # the one place: see the rules
+                    self._crash(handler, error)
+        for fd in writable:
+            handler = handlers[fd]
+            if handler.interest & WRITABLE:
+                try:
+                    handler.on_writable(now)
+                except Exception as error:  # noqa: BLE001  # as above
+                    self._crash(handler, error)
+        for fd in exceptional:
+            handler = handlers[fd]
+            if not handler.done:
+                try:
+                    handler.on_exceptional(now)
+                except Exception as error:  # noqa: BLE001  # as above
+                    self._crash(handler, error)
+        self._expire(now)
+        for fd in chain(readable, writable, exceptional):
+            if fd in handlers:
+                self._settle(handlers[fd])
+        while self._touched:
+            self._settle(self._touched.pop())
+
+    def _patience(self, longest: float) -> float | None:
+        due = self._deadlines[0][0] - self.now if self._deadlines else inf
+        timeout = min(due, longest)
+        return None if timeout == inf else max(timeout, 0.0)
+
+    def _expire(self, now: float) -> None:
+        while self._deadlines and self._deadlines[0][0] <= now:
+            armed, _, handler = heapq.heappop(self._deadlines)
+            if armed != handler.armed:
+                continue  # armed anew since, or closed
+            handler.armed = inf
+            try:
+                handler.on_deadline(now)
+            except Exception as error:  # noqa: BLE001  # as in `turn`
+                self._crash(handler, error)
+            self._touched.append(handler)
+
+    def _settle(self, handler: Handler) -> None:
+        if handler.done:
+            self._remove(handler)
+            return
+        if handler.interest != handler.watched:
+            self._watch(handler)
+        self.schedule(handler, handler.deadline)
+
+    def _watch(self, handler: Handler) -> None:
+        if handler.interest and handler.shared:
+            self.poller.watch_shared(handler.fd)
+        elif handler.interest:
+            self.poller.watch(handler.fd, handler.interest)
+        elif handler.watched:
+            self.poller.forget(handler.fd)
+        handler.watched = handler.interest
+
+    def _arm(self, handler: Handler) -> None:
+        handler.armed = handler.deadline
+        if handler.armed != inf:
+            heapq.heappush(self._deadlines, (handler.armed, next(self._sequence), handler))
+
+    def _remove(self, handler: Handler) -> None:
+        if self._handlers.pop(handler.fd, None) is None:
+            return  # touched twice
+        if handler.watched:
+            self.poller.forget(handler.fd)
+        handler.armed = inf
+        handler.close()
+        if len(self._deadlines) > 2 * len(self._handlers) + 64:
+            self._compact()
+
+    def _compact(self) -> None:
+        # Entries of handlers that are gone would pile up for as long as an idle timeout, and keep them alive.
+        self._deadlines = [entry for entry in self._deadlines if entry[0] == entry[2].armed]
+        heapq.heapify(self._deadlines)
+
+    def _crash(self, handler: Handler, error: Exception) -> None:
+        self._crashed(handler, error)
+        handler.on_crash(error, self.now)

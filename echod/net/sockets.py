@@ -1,0 +1,168 @@
+"""Every call on a socket that is more than one line, with the kernel's answers turned into words.
+
+Rule: nothing here keeps state; whoever asks owns what is returned.
+
+Fails: StartError from `bind` says which address and why. Everything else raises OSError as the kernel gave it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from echod.errors import StartError
+
+if TYPE_CHECKING:
+    from echod.config.models import Listener
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn, 4,096 by default."""
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""accept(2) fails for want of something that others may give back."""
+
+RESET = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""The peer has cut the connection."""
+
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_PORT_TRIES = 16
+_SIOCOUTQ = termios.TIOCOUTQ  # the same number, tcp(7)
+
+Address = tuple[Any, ...]
+"""What the socket module calls an address: (host, port) or (host, port, flow info, scope)."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An address of a name that this machine does not have, and the error's name."""
+
+    address: Address
+    family: int
+    error: str
+
+
+def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
+    """Return a listening socket for each address of `listener`, and the addresses that this machine does not have.
+
+    A literal address must bind; a name must bind at least one. Port 0 picks one free port for all addresses.
+    """
+    candidates = _resolve(listener)
+    for attempt in range(_PORT_TRIES):
+        try:
+            return _bind_all(listener, candidates)
+        except OSError as error:
+            # The port that the kernel chose for the first address may be taken on the second.
+            if error.errno == errno.EADDRINUSE and not listener.port and attempt + 1 < _PORT_TRIES:
+                continue
+            raise StartError(f'listener "{listener.name}": {listener.address}: {_why(error, listener)}') from None
+    raise AssertionError  # the last attempt returns or raises
+
+
+def text(address: Address) -> str:
+    """Return `address` as host:port, with an IPv6 host in brackets."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def network(family: int) -> str:
+    """Return OpenTelemetry's `network.type` for an address family."""
+    return "ipv6" if family == socket.AF_INET6 else "ipv4"
+
+
+def error_name(error: OSError) -> str:
+    """Return the error's symbol, ECONNRESET say."""
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
+
+
+def pending_error(sock: socket.socket) -> OSError | None:
+    """Take the error that is pending on `sock`, if any (SO_ERROR, socket(7))."""
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return OSError(code, os.strerror(code)) if code else None
+
+
+def in_flight(sock: socket.socket) -> bool:
+    """Tell whether the kernel holds bytes of `sock`: received and unread, or sent and not acknowledged (tcp(7))."""
+    return any(_queued(sock, request) for request in (termios.FIONREAD, _SIOCOUTQ))
+
+
+def reset(sock: socket.socket) -> None:
+    """Close `sock` by RST, so that the peer cannot take a cut stream for a whole one (SO_LINGER, socket(7))."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def _queued(sock: socket.socket, request: int) -> int:
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
+    return int(count)
+
+
+def _resolve(listener: Listener) -> list[tuple[int, Address]]:
+    flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if listener.literal else 0)
+    try:
+        found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=flags)
+    except OSError as error:  # gaierror is one
+        raise StartError(f'listener "{listener.name}": {listener.address}: {error.strerror}') from None
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def _bind_all(listener: Listener, candidates: list[tuple[int, Address]]) -> tuple[list[socket.socket], list[Skipped]]:
+    skipped: list[Skipped] = []
+    port = listener.port
+    with ExitStack() as undo:
+        bound: list[socket.socket] = []
+        for family, (host, _, *rest) in candidates:
+            address = (host, port, *rest)
+            try:
+                sock = undo.enter_context(_listen(family, address))
+            except OSError as error:
+                if listener.literal or error.errno not in _NOT_HERE:
+                    raise
+                skipped.append(Skipped(address, family, error_name(error)))
+                continue
+            port = sock.getsockname()[1]
+            bound.append(sock)
+        if not bound:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        undo.pop_all()
+    return bound, skipped
+
+
+def _listen(family: int, address: Address) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Connections of the last run in TIME_WAIT must not prevent a start; a listening socket still does.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # 0.0.0.0 and [::] are two listeners, whatever net.ipv6.bindv6only says.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Accepted sockets inherit these two. Urgent data is data: out of line, one byte of it would be lost.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _why(error: OSError, listener: Listener) -> str:
+    reason = error.strerror or str(error)
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{reason} (see who has it: ss -ltnp 'sport = :{listener.port}')"
+        case errno.EACCES:
+            return f"{reason} (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+        case errno.EADDRNOTAVAIL:
+            return f"{reason} (no interface of this machine has it)"
+        case _:
+            return reason

@@ -1,0 +1,245 @@
+"""A connection and its socket: does what the connection wishes, tells it what came of it.
+
+Rule: everything is decided in `core.connection`; here are only system calls and the order they are made in.
+
+The hot path is `on_readable` of a connection at rest: one `recv_into` the worker's buffer, one `send` out of it, no
+copy, nothing allocated that outlives the call, no change of interest, no log call.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from echod.core.connection import Connection, State
+from echod.events import (
+    CloseReason,
+    ConnectionClosed,
+    ConnectionExceptional,
+    ConnectionOpened,
+    ConnectionReceived,
+    ConnectionSent,
+)
+from echod.net import sockets
+from echod.net.poller import READABLE, WRITABLE
+from echod.net.reactor import Handler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from echod.config.models import Limits
+    from echod.events import Event
+    from echod.net.sockets import Address
+
+
+class Gate(Protocol):
+    """Counts connections for the whole daemon and says who may come in."""
+
+    limit: int
+    """Connections at once, over all workers."""
+
+    def open(self) -> bool:
+        """Prepare to admit; False when another worker is deciding just now: ask again soon. Ends with `shut`."""
+        ...
+
+    def admit(self) -> int | None:
+        """Count one connection in and return its id; None when there are enough."""
+        ...
+
+    def refuse(self) -> int:
+        """Count one connection that was turned away and return an id for it."""
+        ...
+
+    def shut(self) -> None:
+        """End what `open` began."""
+        ...
+
+    def crowded(self) -> bool:
+        """Tell whether this worker has many more connections than its siblings."""
+        ...
+
+    def leave(self) -> None:
+        """Count one connection out."""
+        ...
+
+
+@dataclass
+class Setting:
+    """What all connections of a worker share. A reload replaces the values; an open connection keeps its limits."""
+
+    limits: Limits
+    buffer: memoryview
+    gate: Gate
+    emit: Callable[[Event], None]
+    verbose: bool
+    """Whether events of level debug are wanted."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which listening socket a connection came through, in the words of the log."""
+
+    listener: str
+    address: str
+    port: int
+    network: str
+    transport: str = "tcp"
+
+
+class Stream(Handler):
+    """One accepted socket."""
+
+    __slots__ = ("_buffer", "_error", "_peer", "_setting", "connection", "id", "origin", "socket")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # a connection is where everything meets
+        self, sock: socket.socket, peer: Address, origin: Origin, setting: Setting, number: int, now: float
+    ) -> None:
+        super().__init__(sock.fileno())
+        self.socket = sock
+        self.origin = origin
+        self.id = number
+        self.connection = Connection(setting.limits, now)
+        self.deadline = self.connection.deadline
+        self._buffer = setting.buffer
+        self._error: str | None = None
+        self._peer = peer
+        self._setting = setting
+        setting.emit(ConnectionOpened(**facts(number, peer, origin)))
+
+    def on_readable(self, now: float) -> None:
+        """Receive what there is, at most as much as may be held, and offer it back to the kernel at once."""
+        connection = self.connection
+        try:
+            count = self.socket.recv_into(self._buffer, connection.room)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(CloseReason.PEER_RESET, error, now)
+            return
+        if not count:
+            connection.receive_eof(now)
+            self._update()
+            return
+        if self._setting.verbose:
+            self._setting.emit(ConnectionReceived(id=self.id, count=count))
+        connection.receive(self._buffer[:count], now)
+        if connection.outgoing:
+            self._send(now)
+        if self.interest != READABLE or not connection.at_rest:
+            self._advance(now)
+
+    def on_writable(self, now: float) -> None:
+        """Send more of what is held."""
+        self._send(now)
+        self._advance(now)
+
+    def on_exceptional(self, now: float) -> None:
+        """Take the pending error, or read on past the urgent mark."""
+        error = sockets.pending_error(self.socket)
+        if self._setting.verbose:
+            self._setting.emit(ConnectionExceptional(id=self.id, error=sockets.error_name(error) if error else None))
+        if error:
+            self._lose(CloseReason.PEER_RESET, error, now)
+        elif self.connection.wants_read:
+            self.on_readable(now)  # SO_OOBINLINE: urgent data stands in the stream like the rest
+        else:
+            # Urgent data is not watched for now, so this is a hang-up: the peer is gone in both directions.
+            self.fail(CloseReason.PEER_RESET, now)
+
+    def on_deadline(self, now: float) -> None:
+        """Let the connection act on the time that has passed."""
+        connection = self.connection
+        busy = connection.state is State.DRAINING and sockets.in_flight(self.socket)
+        connection.expire(now, in_flight=busy)
+        self._advance(now)
+
+    def on_crash(self, error: Exception, now: float) -> None:
+        """Cut the connection that a defect of echod has spoilt."""
+        self._error = type(error).__name__
+        self.fail(CloseReason.INTERNAL_ERROR, now)
+
+    def drain(self, now: float) -> None:
+        """Close once the peer is quiet; the caller touches this handler."""
+        self.connection.drain(now)
+        self._advance(now)
+
+    def finish(self, reason: CloseReason, now: float) -> None:
+        """Send what is held, then FIN; the caller touches this handler."""
+        self.connection.finish(reason, now)
+        self._advance(now)
+
+    def fail(self, reason: CloseReason, now: float) -> None:
+        """Cut the connection; the caller touches this handler."""
+        self.connection.fail(reason, now)
+        self._update()
+
+    def close(self) -> None:
+        """Close the socket and report the connection's whole life in one record."""
+        connection = self.connection
+        if connection.wants_reset:
+            sockets.reset(self.socket)
+        else:
+            self.socket.close()
+        setting = self._setting
+        setting.gate.leave()
+        setting.emit(
+            ConnectionClosed(
+                **facts(self.id, self._peer, self.origin),
+                reason=connection.reason,
+                duration=round(connection.lifetime, 6),
+                received=connection.received,
+                echoed=connection.echoed,
+                discarded=connection.discarded or None,
+                error=self._error,
+            )
+        )
+
+    def _send(self, now: float) -> None:
+        connection = self.connection
+        try:
+            count = self.socket.send(connection.outgoing)
+        except BlockingIOError:
+            count = 0
+        except OSError as error:
+            reset = error.errno in sockets.RESET
+            self._lose(CloseReason.PEER_RESET if reset else CloseReason.WRITE_FAILED, error, now)
+            return
+        connection.sent(count, now)
+        if count and self._setting.verbose:
+            self._setting.emit(ConnectionSent(id=self.id, count=count))
+
+    def _advance(self, now: float) -> None:
+        connection = self.connection
+        if connection.wants_fin:
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self._lose(CloseReason.PEER_RESET, error, now)
+                return
+            connection.fin_sent(now)
+        self._update()
+
+    def _lose(self, reason: CloseReason, error: OSError, now: float) -> None:
+        self._error = sockets.error_name(error)
+        self.fail(reason, now)
+
+    def _update(self) -> None:
+        connection = self.connection
+        self.interest = connection.wants_read * READABLE | connection.wants_write * WRITABLE
+        self.deadline = connection.deadline
+        self.done = connection.state is State.CLOSED
+
+
+def facts(number: int, peer: Address, origin: Origin) -> dict[str, Any]:
+    """Return what every record of a connection says about who talks to whom."""
+    return {
+        "id": number,
+        "listener": origin.listener,
+        "client_address": peer[0],
+        "client_port": peer[1],
+        "server_address": origin.address,
+        "server_port": origin.port,
+        "transport": origin.transport,
+        "network": origin.network,
+    }

@@ -1,0 +1,1 @@
+"""What others see: the log and the scoreboard."""

@@ -1,0 +1,157 @@
+"""Events as lines: structlog turns each into one JSON object, or into one readable line on a terminal.
+
+Rules
+    `emit` never raises and never blocks; `sink` says how. What is dropped is counted on the scoreboard, and said in one
+    `log.dropped` line as soon as the log takes lines again.
+    A record is at most PIPE_BUF bytes long, so that a pipe takes it whole.
+    Nothing is ever logged in a signal handler.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import traceback
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+
+from echod.events import Event, HandlerCrashed, Level, LogDropped
+from echod.observe.scoreboard import Column
+from echod.observe.sink import Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from structlog.typing import EventDict, Processor
+
+    from echod.config import models
+    from echod.observe.scoreboard import Row
+
+LENGTHS = (1024, 256, 64)
+"""Characters that texts, and a quarter of it that list entries, are cut to, one after the other until a record fits."""
+
+LONGEST_LIST = 16
+"""Entries of a list in a record that had to be cut."""
+
+
+class Log:
+    """The log of one process."""
+
+    def __init__(self, settings: models.Log, fd: int, row: Row) -> None:
+        """Take over the descriptor `fd`; dropped lines are counted in `row`."""
+        self.sink = Sink(fd)
+        self._row = row
+        self._unsaid = 0
+        self.configure(settings)
+
+    def configure(self, settings: models.Log) -> None:
+        """Use other settings from now on, all but the file."""
+        terminal = os.isatty(self.sink.fd)
+        console = settings.format == "console" or (settings.format == "auto" and terminal)
+        logger = structlog.wrap_logger(
+            _Lines(self.sink),
+            processors=[_to_console(colors=terminal) if console else _to_json],
+            wrapper_class=structlog.make_filtering_bound_logger(settings.level),
+            context_class=dict,
+        ).bind()
+        self.verbose = settings.level == Level.DEBUG
+        self._suppressed = frozenset(settings.suppress)
+        self._say: dict[Level, Callable[..., Any]] = {level: getattr(logger, level) for level in Level}
+
+    def emit(self, event: Event) -> None:
+        """Queue the line of `event`; `flush` writes it."""
+        if event.name in self._suppressed:
+            return
+        fields = {key: value for attribute, key in event.layout() if (value := getattr(event, attribute)) is not None}
+        try:
+            self._say[event.level](event.name, **fields)
+        except Exception:  # noqa: BLE001  # whatever is wrong with one record, the echo goes on
+            self.sink.lost += 1
+
+    def crashed(self, handler: object, error: Exception) -> None:
+        """Report an exception that a handler has let out: a defect of echod."""
+        self.emit(
+            HandlerCrashed(
+                handler=type(handler).__name__,
+                error=type(error).__name__,
+                message=str(error),
+                stacktrace="".join(traceback.format_exception(error)[-6:]),
+            )
+        )
+
+    def flush(self) -> None:
+        """Write what the descriptor takes now; once it takes everything again, say how much was dropped."""
+        sink = self.sink
+        sink.flush()
+        if sink.lost:
+            self._row[Column.LOG_DROPPED] += sink.lost
+            self._unsaid += sink.lost
+            sink.lost = 0
+        if self._unsaid and not sink.pending:
+            self.emit(LogDropped(count=self._unsaid))
+            self._unsaid = 0
+            sink.flush()
+
+    def drain(self, patience: float) -> None:
+        """Flush at the end of the process, giving a slow reader `patience` seconds."""
+        self.flush()
+        self.sink.drain(patience)
+        self.flush()
+
+    def move_to(self, row: Row) -> None:
+        """Become the log of the process just forked, which has `row`."""
+        self._row = row
+        self._unsaid = 0
+        self.sink.forget()
+
+
+class _Lines:
+    """What structlog takes for a logger: every method queues a line."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.debug = self.info = self.warning = self.error = sink.put
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def _to_json(_logger: object, level: str, fields: EventDict) -> bytes:
+    record = {"timestamp": _timestamp(), "level": level, "event": fields.pop("event"), **fields}
+    try:
+        line = _encode(record)
+        if len(line) <= select.PIPE_BUF:
+            return line
+    except TypeError:  # a lone surrogate, in a path that is not UTF-8, or an integer beyond 64 bits
+        pass
+    for length in LENGTHS:
+        line = _encode({key: _cut(value, length) for key, value in record.items()})
+        if len(line) <= select.PIPE_BUF:
+            return line
+    raise ValueError("no way to cut this record")
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    return orjson.dumps(record, default=repr, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _cut(value: object, length: int) -> object:
+    if isinstance(value, list):
+        return [_cut(entry, length // 4) for entry in value[:LONGEST_LIST]]
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _to_console(*, colors: bool) -> Processor:
+    renderer = structlog.dev.ConsoleRenderer(colors=colors)
+
+    def render(logger: Any, level: str, fields: EventDict) -> bytes:
+        line = renderer(logger, level, {"timestamp": _timestamp(), "level": level, **fields})
+        return line.encode("utf-8", "backslashreplace") + b"\n"
+
+    return render

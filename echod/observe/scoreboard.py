@@ -1,0 +1,163 @@
+"""The numbers of all processes, in memory that they share.
+
+Rules
+    One anonymous shared mapping of 64-bit cells: a row for each process, a column for each number. Each row has one
+    writer, its process, or the supervisor once that is dead; all may read. No locks, since a worker may be stopped
+    or killed at any moment.
+    Rows outlive workers: what is counted up never goes back, so that ids and sums stay true.
+    `max_connections` holds for the whole daemon. Far from the limit a worker counts itself in and looks whether the sum
+    still fits; near it, that decision is made under a lock, so that the last place is given, and given once.
+    The lock is a record lock on a memfd (fcntl(2)): the kernel drops it when its holder dies. It is only ever tried,
+    never waited for, since its holder may be stopped.
+
+Known limit: a worker that the scheduler suspends between its first look and its count, for as long as the others take
+to fill the last eighth, can make a sibling refuse one connection too early. The limit itself is never passed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from enum import IntEnum, auto
+from typing import TYPE_CHECKING
+
+from echod.core import admission
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+ROWS = 256
+"""The supervisor, which has row 0, workers and retiring workers together."""
+
+
+class Column(IntEnum):
+    """What is counted."""
+
+    PID = 0
+    """The worker of this slot; 0 for none."""
+    ACCEPTING = auto()
+    """1 while the worker takes connections."""
+    ACTIVE = auto()
+    """Connections open now."""
+    ACCEPTED = auto()
+    """Connections ever opened."""
+    REFUSED = auto()
+    """Connections ever turned away."""
+    LOST = auto()
+    """Connections that ended with the death of their worker."""
+    CUT = auto()
+    """Connections that a stop has reset."""
+    LOG_DROPPED = auto()
+    """Lines that the log could not take."""
+
+
+class Scoreboard:
+    """All rows. Made by the supervisor before it forks."""
+
+    def __init__(self) -> None:
+        # One cell more than the rows need says how many rows were ever used, so that sums need not read all of them.
+        self.cells = memoryview(mmap.mmap(-1, (len(Column) * ROWS + 1) * 8)).cast("Q")
+        self.cells[-1] = 1
+        self.lock = os.memfd_create("echod-admission")
+
+    def column(self, column: Column) -> memoryview:
+        """Return one number of all rows that were ever used."""
+        start = column * ROWS
+        return self.cells[start : start + self.cells[-1]]
+
+    def total(self, column: Column) -> int:
+        """Return the sum of one number over all rows."""
+        return sum(self.column(column))
+
+    def row(self, number: int) -> Row:
+        """Return the row of slot `number`."""
+        return Row(self, number)
+
+    def settle(self, number: int) -> int:
+        """Close the books of a dead worker: what it had open is lost. Return how many connections that were."""
+        row = self.row(number)
+        lost = row[Column.ACTIVE]
+        row[Column.ACTIVE] = 0
+        row[Column.LOST] += lost
+        row[Column.PID] = 0
+        row[Column.ACCEPTING] = 0
+        return lost
+
+    def take_row(self, taken: Container[int]) -> Row:
+        """Return the lowest row that is not `taken`; raise StopIteration when there is none."""
+        number = next(number for number in range(1, ROWS) if number not in taken)
+        self.cells[-1] = max(self.cells[-1], number + 1)
+        return Row(self, number)
+
+
+class Row:
+    """One worker's numbers."""
+
+    def __init__(self, board: Scoreboard, number: int) -> None:
+        self.number = number
+        self.board = board
+        self._cells = board.cells
+
+    def __getitem__(self, column: Column) -> int:
+        return self._cells[column * ROWS + self.number]
+
+    def __setitem__(self, column: Column, value: int) -> None:
+        self._cells[column * ROWS + self.number] = value
+
+
+class Gate:
+    """Admits connections to one worker, for the whole daemon's limit."""
+
+    def __init__(self, row: Row, limit: int) -> None:
+        self.limit = limit
+        self._row = row
+        self._board = row.board
+        self._locked = False
+
+    def open(self) -> bool:
+        """Prepare to admit; False when another worker is deciding at the limit just now."""
+        if not admission.near(self._board.total(Column.ACTIVE), self.limit):
+            return True
+        try:
+            fcntl.lockf(self._board.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        self._locked = True
+        return True
+
+    def shut(self) -> None:
+        """End what `open` began."""
+        if self._locked:
+            fcntl.lockf(self._board.lock, fcntl.LOCK_UN)
+            self._locked = False
+
+    def admit(self) -> int | None:
+        """Count one connection in and return its id, or None when there are enough."""
+        row = self._row
+        row[Column.ACTIVE] += 1
+        if self._board.total(Column.ACTIVE) > self.limit:
+            row[Column.ACTIVE] -= 1
+            return None
+        row[Column.ACCEPTED] += 1
+        return self._number(row[Column.ACCEPTED] + row[Column.REFUSED])
+
+    def refuse(self) -> int:
+        """Count one connection that was turned away and return an id for it."""
+        row = self._row
+        row[Column.REFUSED] += 1
+        return self._number(row[Column.ACCEPTED] + row[Column.REFUSED])
+
+    def leave(self) -> None:
+        """Count one connection out."""
+        self._row[Column.ACTIVE] -= 1
+
+    def crowded(self) -> bool:
+        """Tell whether this worker has many more connections than the mean of those that accept."""
+        accepting = self._board.column(Column.ACCEPTING)
+        active = self._board.column(Column.ACTIVE)
+        total = sum(count for count, takes in zip(active, accepting, strict=True) if takes)
+        return admission.steps_aside(self._row[Column.ACTIVE], total, sum(accepting))
+
+    def _number(self, serial: int) -> int:
+        return serial * ROWS + self._row.number  # unique over all workers, and over the workers of a slot

@@ -1,0 +1,134 @@
+"""Where log lines go: a bounded queue before a descriptor that is never waited for.
+
+Rules
+    Nothing here blocks and nothing raises: a log that cannot be written must not stop the echo. What the descriptor
+    does not take now is queued; what the queue does not take is dropped and counted.
+    Only whole lines are written, on a pipe or a socket no more than PIPE_BUF bytes at once (pipe(7)), so that the lines
+    of several processes never interleave; on a file O_APPEND does the same.
+    The flags of a descriptor that others share are left alone: a pipe or terminal is opened anew, to be non-blocking.
+
+Known limit: a pipe or terminal that may not be opened anew (that of another user, in a container say) is asked first
+whether it has room; a sibling may fill it in between, and the write then waits for the reader.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import stat
+from collections import deque
+from contextlib import suppress
+from time import monotonic
+
+QUEUE_BYTES = 1024 * 1024
+"""Bytes of lines that wait for the descriptor: some 3,000 records."""
+
+FILE_BYTES = 64 * 1024
+"""Bytes written at once to a file."""
+
+
+class Sink:
+    """The lines of one process on their way to a descriptor that it owns."""
+
+    def __init__(self, fd: int) -> None:
+        """Take over `fd`, which is one of this process's own."""
+        self.fd = fd
+        self.lost = 0
+        """Lines dropped since somebody last asked and set this to 0."""
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+        self._learn()
+
+    @property
+    def pending(self) -> bool:
+        """Whether lines are waiting."""
+        return bool(self._lines)
+
+    def put(self, line: bytes) -> None:
+        """Queue `line`, which ends in a newline, or drop it."""
+        if self._size + len(line) > QUEUE_BYTES:
+            self.lost += 1
+            return
+        self._lines.append(line)
+        self._size += len(line)
+
+    def flush(self) -> None:
+        """Write as many of the waiting lines as the descriptor takes without waiting."""
+        with suppress(OSError):  # blocked, full or closed: the lines stay queued until it is not
+            while self._lines and self._has_room():
+                chunk, count = self._chunk()
+                self._taken(self._write(chunk), count)
+
+    def drain(self, patience: float) -> None:
+        """Flush, giving a slow reader `patience` seconds; for the end of a process only."""
+        deadline = monotonic() + patience
+        self.flush()
+        while self._lines and (left := deadline - monotonic()) > 0:
+            select.select([], [], [], min(left, 0.01))
+            self.flush()
+
+    def replace(self, fd: int) -> None:
+        """Go on with `fd`, and close the one before."""
+        os.close(self.fd)
+        self.fd = fd
+        self._learn()
+
+    def forget(self) -> None:
+        """Drop what is queued without counting it: after a fork it is the other process's to write."""
+        self._lines.clear()
+        self._size = 0
+        self.lost = 0
+
+    def _learn(self) -> None:
+        mode = os.fstat(self.fd).st_mode
+        self._socket = stat.S_ISSOCK(mode)
+        self._most = FILE_BYTES if stat.S_ISREG(mode) else select.PIPE_BUF
+        self._polled = not stat.S_ISREG(mode) and os.get_blocking(self.fd)
+
+    def _has_room(self) -> bool:
+        if not self._polled or self._socket:
+            return True
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def _chunk(self) -> tuple[bytes, int]:
+        size = count = 0
+        for line in self._lines:
+            if count and size + len(line) > self._most:
+                break
+            size += len(line)
+            count += 1
+        return b"".join(self._lines[index] for index in range(count)), count
+
+    def _write(self, chunk: bytes) -> int:
+        if not self._socket:
+            return os.write(self.fd, chunk)
+        with socket.socket(fileno=os.dup(self.fd)) as sock:
+            return sock.send(chunk, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def _taken(self, written: int, count: int) -> None:
+        """Take `written` bytes off the queue; a line that was torn by a full disk keeps its rest at the head."""
+        self._size -= written
+        for _ in range(count):
+            line = self._lines.popleft()
+            if written < len(line):
+                self._lines.appendleft(line[written:])
+                return
+            written -= len(line)
+
+
+def open_standard_output() -> int:
+    """Return a descriptor of our own for standard output, non-blocking where that does not touch what others share."""
+    mode = os.fstat(1).st_mode
+    if stat.S_ISFIFO(mode) or os.isatty(1):
+        with suppress(OSError):
+            return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return os.dup(1)
+
+
+def open_file(path: str) -> int:
+    """Open the log file `path` to append, made if need be with mode 0640; raise OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    return os.open(path, flags, 0o640)

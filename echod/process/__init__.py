@@ -1,0 +1,1 @@
+"""Lives: the supervisor, its workers, and what a daemon owes to the system."""

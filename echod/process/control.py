@@ -1,0 +1,80 @@
+"""What `reload`, `stop` and `status` do to a daemon that runs: a signal, and a look at its state file.
+
+Rule: only the runtime directory of the configuration matters here, so that a broken file never prevents a stop. Whether
+a daemon runs is asked of the lock, never of a pid.
+
+Fails: NotRunningError; StartError when it may not be signalled, does not answer in time, or is gone; ConfigError when a
+reload was refused because of the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from echod.config import loading
+from echod.errors import ConfigError, NotRunningError, StartError
+from echod.process import lock, settings, state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RELOAD_PATIENCE = 60.0
+"""Seconds that `reload --wait` waits; a worker that hangs is replaced within 11."""
+
+_INTERVAL = 0.02
+
+
+def reload(path: Path | None, *, wait: bool) -> None:
+    """Make the daemon reload; with `wait` return only once the new configuration serves."""
+    directory, pid = _find(path)
+    sent = time.monotonic_ns()
+    _signal(pid, signal.SIGHUP)
+    if not wait:
+        return
+    report = _await_report(directory, pid, sent)
+    if not report["ok"]:
+        kind = ConfigError if report["exit_code"] == ConfigError.exit_code else StartError
+        raise kind(*report["error"])
+
+
+def stop(path: Path | None, *, wait: bool) -> None:
+    """Make the daemon drain and leave; with `wait` return only once it is gone."""
+    directory, pid = _find(path)
+    _signal(pid, signal.SIGTERM)
+    while wait and lock.holder(directory) == pid:
+        time.sleep(_INTERVAL)
+
+
+def status(path: Path | None) -> dict[str, Any]:
+    """Return the daemon's state."""
+    directory, _ = _find(path)
+    return state.read(directory)
+
+
+def _find(path: Path | None) -> tuple[Path, int]:
+    path = path or settings.default_file()
+    return lock.find(loading.runtime_directory(path) if path else None)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        raise NotRunningError("not running any more") from None
+    except PermissionError:
+        raise StartError(f"pid {pid}: it belongs to another user; try as that user or as root") from None
+
+
+def _await_report(directory: Path, pid: int, sent: int) -> dict[str, Any]:
+    deadline = time.monotonic() + RELOAD_PATIENCE
+    while time.monotonic() < deadline:
+        if lock.holder(directory) != pid:
+            raise StartError("the daemon has stopped during the reload")
+        report: dict[str, Any] | None = state.read(directory)["reload"]
+        if report and report["started"] > sent and report["finished"]:
+            return report
+        time.sleep(_INTERVAL)
+    raise StartError(f"no answer to the reload within {RELOAD_PATIENCE:.0f} s; the log may say why")

@@ -1,0 +1,316 @@
+"""The workers: as many as were asked for, replaced when they die, asked to leave when they are too many.
+
+Rules
+    A slot is a place for one worker; each has its own waiting time before a replacement. Start, reload and replacement
+    are the same act: a worker is sent the current assignment.
+    A worker that leaves pings unanswered is killed, unless the supervisor itself did not run on time: then nobody could
+    have answered, and the count starts again.
+    A worker that cannot be told something is killed too: its successor will know.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING, NoReturn
+
+from echod.core.backoff import FIRST, Backoff
+from echod.events import WorkerDied, WorkerExited, WorkerStarted, WorkerThrottled
+from echod.net.reactor import Handler, Reactor, Timer
+from echod.process import channel as messages
+from echod.process import signals
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable, Sequence
+
+    from echod.config.models import Config
+    from echod.events import Event
+    from echod.observe.scoreboard import Row, Scoreboard
+    from echod.process.channel import Channel
+
+PING_INTERVAL = 1.0
+"""Seconds between pings."""
+
+SILENT_AFTER = 10.0
+"""Seconds without an answer after which a worker counts as hung."""
+
+
+class Hand(Handler):
+    """One worker, seen from the supervisor: its process and the other end of its channel."""
+
+    __slots__ = ("asked_to_leave", "born", "channel", "generation", "heard", "pid", "released", "row", "silent")
+
+    def __init__(self, channel: Channel, row: Row, pid: int, now: float) -> None:
+        super().__init__(channel.fileno())
+        self.channel = channel
+        self.row = row
+        self.pid = pid
+        self.born = self.heard = now
+        self.generation = 0
+        self.asked_to_leave = False
+        self.released = False
+        self.silent = False
+
+    def on_readable(self, now: float) -> None:
+        """Note what the worker says; its end is noted when the process is reaped."""
+        while True:
+            try:
+                received = self.channel.receive()
+            except BlockingIOError:
+                return
+            if received is None:
+                self.interest = 0
+                return
+            self.heard = now
+            match received.message:
+                case messages.Answer(generation):
+                    self.generation = generation
+                case messages.Released():
+                    self.released = True
+
+    def on_exceptional(self, now: float) -> None:
+        """Read: the end of the channel says the same."""
+        self.on_readable(now)
+
+    def tell(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
+        """Send `message`, or kill the worker that cannot be reached."""
+        try:
+            self.channel.send(message, descriptors)
+        except OSError:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process at once; it is not reaped yet, so the pid is its own."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Hang up."""
+        self.channel.close()
+
+
+@dataclass
+class Slot:
+    """A place for a worker."""
+
+    hand: Hand | None = None
+    due: float = 0.0
+    failed: bool = False
+    """Whether a worker has died here before it ever answered."""
+    throttled: bool = False
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What all workers are to serve."""
+
+    generation: int
+    config: Config
+    sockets: list[tuple[str, socket.socket]]
+
+
+class Crew:
+    """All workers of the daemon."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        board: Scoreboard,
+        emit: Callable[[Event], None],
+        live: Callable[[Channel, Row], NoReturn],
+    ) -> None:
+        """Make an empty crew; `live` is called in each forked process and never returns."""
+        self._reactor = reactor
+        self._board = board
+        self.changed = False
+        """Whether workers have come or gone since somebody last set this to False."""
+        self._emit = emit
+        self._live = live
+        self._slots: list[Slot] = []
+        self._hands: dict[int, Hand] = {}
+        self._assignment: Assignment | None = None
+        self._config = -1
+        self._next_ping = inf
+        self._timer = Timer(self._tick)
+        reactor.add(self._timer)
+
+    # -- what the supervisor asks for ---------------------------------------------------------------------------------
+
+    def assign(self, assignment: Assignment, now: float) -> None:
+        """Make everyone serve `assignment`, with as many workers as it says."""
+        if self._assignment:
+            os.close(self._config)
+        self._assignment = assignment
+        self._config = messages.config_to_memfd(assignment.config)
+        self._resize(assignment.config.daemon.worker_count, now)
+        for slot in self._slots:
+            if slot.hand:
+                self._instruct(slot.hand)
+        self._next_ping = min(self._next_ping, now + PING_INTERVAL)
+        self._tick(now)
+
+    def reopen(self, descriptor: int) -> None:
+        """Make everyone log to `descriptor`."""
+        for hand in self._hands.values():
+            hand.tell(messages.Reopen(), [descriptor])
+
+    def drain(self, timeout: float) -> None:
+        """Make everyone accept no more and leave when their connections have ended."""
+        self._dismiss(messages.Drain(timeout))
+
+    def stop(self) -> None:
+        """Make everyone reset their connections and leave."""
+        self._dismiss(messages.Stop())
+
+    def kill(self) -> None:
+        """End everyone who is still here."""
+        for hand in self._hands.values():
+            hand.kill()
+
+    def reap(self, now: float) -> None:
+        """Collect the processes that have ended; call it on SIGCHLD."""
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = ended
+                hand = self._hands.pop(pid, None)
+                if hand:
+                    self._bury(hand, os.waitstatus_to_exitcode(status), now)
+        self._schedule()
+
+    # -- what the supervisor wants to know ----------------------------------------------------------------------------
+
+    @property
+    def pids(self) -> list[dict[str, int]]:
+        """Return slot and pid of everyone, for the state file."""
+        return [{"slot": hand.row.number, "pid": hand.pid} for hand in self._hands.values()]
+
+    @property
+    def empty(self) -> bool:
+        """Whether everyone is gone."""
+        return not self._hands
+
+    @property
+    def released(self) -> bool:
+        """Whether nobody uses the listening sockets any more."""
+        return all(hand.released for hand in self._hands.values())
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether a worker has died young in every slot."""
+        return all(slot.failed for slot in self._slots)
+
+    def serves(self, generation: int) -> bool:
+        """Tell whether every slot has a worker that has answered for `generation`."""
+        return all(slot.hand and slot.hand.generation >= generation for slot in self._slots)
+
+    # -- within -------------------------------------------------------------------------------------------------------
+
+    def _resize(self, count: int, now: float) -> None:
+        while len(self._slots) > count:
+            hand = self._slots.pop().hand
+            if hand:
+                hand.asked_to_leave = True
+                hand.tell(messages.Assign(self._current.generation, ()), [self._config])
+        retiring = (hand for hand in self._hands.values() if hand.asked_to_leave)
+        while len(self._slots) < count:
+            recalled = next(retiring, None)
+            if recalled:
+                recalled.asked_to_leave = False
+            self._slots.append(Slot(hand=recalled, due=now))
+
+    @property
+    def _current(self) -> Assignment:
+        assert self._assignment is not None  # noqa: S101  # nobody is spawned before the first `assign`
+        return self._assignment
+
+    def _instruct(self, hand: Hand) -> None:
+        assignment = self._current
+        names = tuple(name for name, _ in assignment.sockets)
+        descriptors = [self._config, *(sock.fileno() for _, sock in assignment.sockets)]
+        hand.tell(messages.Assign(assignment.generation, names), descriptors)
+
+    def _spawn(self, slot: Slot, now: float) -> None:
+        row = self._board.take_row({hand.row.number for hand in self._hands.values()})
+        ours, theirs = messages.pair()
+        signals.hold()
+        try:
+            pid = os.fork()
+            if not pid:
+                self._live(theirs, row)
+        except OSError:  # no more processes allowed, for now
+            ours.close()
+            self._wait(slot, 0.0, now)
+            return
+        finally:
+            signals.let_go()
+            theirs.close()
+        slot.hand = self._hands[pid] = Hand(ours, row, pid, now)
+        self._reactor.add(slot.hand)
+        self.changed = True
+        self._emit(WorkerStarted(slot=row.number, pid=pid))
+        self._instruct(slot.hand)
+
+    def _bury(self, hand: Hand, status: int, now: float) -> None:
+        self.changed = True
+        hand.done = True
+        self._reactor.touch(hand)
+        lost = self._board.settle(hand.row.number)
+        if status == 0:  # it was asked to leave, perhaps recalled too late
+            self._emit(WorkerExited(slot=hand.row.number, pid=hand.pid))
+        else:
+            self._emit(
+                WorkerDied(
+                    slot=hand.row.number,
+                    pid=hand.pid,
+                    status=status if status >= 0 else None,
+                    signal=signal.Signals(-status).name if status < 0 else None,
+                    silent=hand.silent or None,
+                    lost=lost,
+                )
+            )
+        for slot in self._slots:
+            if slot.hand is hand:
+                slot.hand = None
+                slot.due = now
+                if status:
+                    slot.failed = slot.failed or not hand.generation
+                    self._wait(slot, now - hand.born, now)
+
+    def _wait(self, slot: Slot, lifetime: float, now: float) -> None:
+        delay = slot.backoff.died(lifetime)
+        slot.due = now + delay
+        if delay > FIRST and not slot.throttled:
+            self._emit(WorkerThrottled(delay=delay, workers=len(self._slots)))
+        slot.throttled = delay > FIRST
+
+    def _dismiss(self, message: messages.Message) -> None:
+        self._slots.clear()
+        for hand in self._hands.values():
+            hand.tell(message)
+
+    def _tick(self, now: float) -> None:
+        if now >= self._next_ping:
+            self._ping(on_time=now < self._next_ping + PING_INTERVAL, now=now)
+            self._next_ping = now + PING_INTERVAL
+        for slot in self._slots:
+            if slot.hand is None and slot.due <= now:
+                self._spawn(slot, now)
+        self._schedule()
+
+    def _ping(self, *, on_time: bool, now: float) -> None:
+        for hand in self._hands.values():
+            if not on_time:
+                hand.heard = now
+            elif now - hand.heard >= SILENT_AFTER and not hand.silent:
+                hand.silent = True
+                hand.kill()
+            with suppress(OSError):  # a full channel is silence too
+                hand.channel.send(messages.Ping())
+
+    def _schedule(self) -> None:
+        waiting: Iterable[float] = (slot.due for slot in self._slots if slot.hand is None)
+        self._reactor.schedule(self._timer, min(self._next_ping, *waiting, inf))

@@ -1,0 +1,101 @@
+"""Becoming a daemon the SysV way (daemon(7)), and telling the starter how it went.
+
+Rules
+    python-daemon forks twice and does the session, umask, directory and descriptors. Around it stands what it leaves
+    out: the environment is cleaned first, by one exec, since os.environ.clear() leaves /proc/PID/environ as it was;
+    whatever can fail with a message to the terminal is done before; and the starter waits on a pipe until the next
+    connect works, or for the reason why it never will.
+    Not used of it: pid file, user and group, signals, guessing whether to detach (`detach_process=None`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+import orjson
+
+from echod.errors import EchodError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+UMASK = 0o027
+
+_ALLOWED = frozenset(
+    {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "RUNTIME_DIRECTORY", "SHELL", "TZ", "USER", "XDG_RUNTIME_DIR"}
+)
+_ALLOWED_PREFIXES = ("LC_", "COVERAGE_")  # the second: whoever measures a test run measures the daemon too
+
+
+def check_environment() -> None:
+    """Refuse to detach where a service manager waits for this very process (sd_notify(3))."""
+    if os.environ.get("NOTIFY_SOCKET"):
+        raise UsageError("--daemon makes no sense under a service manager that is notified; leave the option out")
+
+
+def clean_environment() -> None:
+    """Start this program over without the variables that a daemon should not inherit; return if there are none."""
+    clean = {
+        name: value for name, value in os.environ.items() if name in _ALLOWED or name.startswith(_ALLOWED_PREFIXES)
+    }
+    if len(clean) < len(os.environ):
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], clean)  # noqa: S606  # this very program
+
+
+class Starter:
+    """The daemon's line to the process that started it, which waits at the other end."""
+
+    def __init__(self, pipe: int) -> None:
+        self.fd = pipe
+
+    def ready(self) -> None:
+        """Let the starter leave with exit code 0."""
+        self._say(0, ())
+
+    def failed(self, error: EchodError) -> None:
+        """Let the starter print the reason and leave with its exit code."""
+        self._say(error.exit_code, error.lines)
+
+    def _say(self, code: int, lines: tuple[str, ...]) -> None:
+        if self.fd >= 0:
+            with suppress(OSError):  # the starter was interrupted: the daemon goes on
+                os.write(self.fd, orjson.dumps([code, lines]))
+            os.close(self.fd)
+            self.fd = -1
+
+
+def detach(preserve: Iterable[int]) -> Starter:
+    """Return in the daemon, which keeps the descriptors `preserve`; the process that called never returns."""
+    import daemon  # noqa: PLC0415  # a quarter of the start-up time, for --daemon only
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        _wait(reader)
+    os.close(reader)
+    daemon.DaemonContext(
+        detach_process=True,
+        files_preserve=[*preserve, writer],
+        umask=UMASK,
+        signal_map={},
+        working_directory="/",
+    ).open()
+    for fd in range(3):
+        os.set_inheritable(fd, True)  # they were opened close-on-exec, which would leave an exec without them
+    return Starter(writer)
+
+
+def _wait(reader: int) -> NoReturn:
+    with open(reader, "rb") as pipe:
+        said = pipe.read()
+    code, lines = orjson.loads(said) if said else (1, ["the daemon died before it was ready"])
+    for line in lines:
+        print(f"echod: {line}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,63 @@
+"""The start of the daemon, in the order that daemon(7) and common sense ask for.
+
+Rule: what can fail is done while the starter's terminal can still be told: configuration, lock, sockets, log. Only then
+the process detaches. Everything that a worker will ever import is imported by now: it may not be able to read it later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from echod.errors import EchodError, StartError
+from echod.events import ServiceFailed
+from echod.observe.log import Log
+from echod.observe.scoreboard import Scoreboard
+from echod.process import daemonize, lock, privileges, settings, signals
+from echod.process.doors import Doors
+from echod.process.supervisor import Estate, Supervisor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(path: Path | None, *, foreground: bool) -> None:
+    """Run the daemon with the file `path`, or the default one, until it is stopped; raise EchodError if it cannot."""
+    if not foreground:
+        daemonize.check_environment()
+        daemonize.clean_environment()
+    signals.reset()
+    settings.raise_descriptor_limit()
+    now = settings.gather(path, foreground=foreground)
+    daemon = now.config.daemon
+    who = privileges.identity(daemon.user, daemon.group)
+    directory = lock.prepare(daemon.runtime_directory)
+    held = lock.Lock(directory)
+    try:
+        doors = Doors()
+        doors.open(now.config.listener)
+        board = Scoreboard()
+        log = Log(now.config.log, settings.open_log(now), board.row(0))
+        estate = Estate(now, directory, doors, log, board, who)
+        starter = daemonize.Starter(-1)
+        if not foreground:
+            starter = daemonize.detach([held.fd, board.lock, log.sink.fd, *doors.filenos()])
+        _live(estate, held, starter)
+    finally:
+        held.release()
+
+
+def _live(estate: Estate, held: lock.Lock, starter: daemonize.Starter) -> None:
+    log = estate.log
+    try:
+        held.write_pid()
+        Supervisor(estate, starter.ready).run()
+    except EchodError as error:
+        starter.failed(error)
+        raise
+    except Exception as error:  # noqa: BLE001  # no traceback ever reaches a user
+        log.emit(ServiceFailed(error=f"{type(error).__name__}: {error}"))
+        failure = StartError(f"the supervisor failed: {type(error).__name__}: {error}")
+        starter.failed(failure)
+        raise failure from None
+    finally:
+        log.drain(1.0)

@@ -1,0 +1,71 @@
+"""A reload, from the signal to the last worker's answer.
+
+Rule: a transaction. Everything that can fail (reading, validating, binding, opening the log) is done before anything
+changes, and undone when a later step fails. From `commit` on nothing refuses any more.
+
+Fails: EchodError from `prepare`, with nothing changed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from echod.config.plan import Plan, plan
+from echod.process import settings
+
+if TYPE_CHECKING:
+    from echod.process.doors import Doors
+    from echod.process.settings import Settings
+
+
+@dataclass
+class Report:
+    """How a reload went, for `echod reload --wait`. Times are CLOCK_MONOTONIC in nanoseconds."""
+
+    started: int = field(default_factory=time.monotonic_ns)
+    finished: int | None = None
+    ok: bool | None = None
+    error: list[str] | None = None
+    exit_code: int | None = None
+
+    def end(self, exit_code: int, error: list[str] | None = None) -> None:
+        """Note the outcome."""
+        self.finished = time.monotonic_ns()
+        self.ok = not exit_code
+        self.error = error
+        self.exit_code = exit_code
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the start to the end, or until now."""
+        return round(((self.finished or time.monotonic_ns()) - self.started) / 1e9, 6)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything new, bound and open, but not yet in use."""
+
+    settings: Settings
+    plan: Plan
+    log: int | None
+    """A descriptor of the new log, or None when the log stays where it is."""
+
+
+def prepare(current: Settings, doors: Doors) -> Prepared:
+    """Read the configuration again and open all that it asks for beyond what is open."""
+    new = current.again()
+    changes = plan(current.config, new.config)
+    doors.open(changes.bind)
+    try:
+        moved = new.config.log.file != current.config.log.file
+        return Prepared(new, changes, settings.open_log(new) if moved else None)
+    except BaseException:
+        doors.close(changes.bind)
+        raise
+
+
+def state(report: Report | None) -> dict[str, Any] | None:
+    """Return what the state file says of the last reload."""
+    return None if report is None else vars(report)

@@ -1,0 +1,79 @@
+"""What the daemon was started with, resolved: which file, what it says, and what fits this machine.
+
+Rule: start and reload gather their settings the same way; nothing is kept of a file that is refused.
+
+Fails: ConfigError for the file, StartError for what the system denies.
+"""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from echod.config import loading, plan
+from echod.config.models import Config
+from echod.errors import ConfigError, StartError
+from echod.net import poller
+from echod.observe import sink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from echod.events import ConfigAdjusted
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One validated configuration and where it came from."""
+
+    config: Config
+    path: Path | None
+    """The file; None for the built-in defaults."""
+    given: Path | None
+    """The file that the command line named."""
+    foreground: bool
+    poller: str
+    """The poller's word, "auto" resolved."""
+    adjustments: tuple[ConfigAdjusted, ...]
+
+    def again(self) -> Settings:
+        """Read everything anew."""
+        return gather(self.given, foreground=self.foreground)
+
+
+def gather(given: Path | None, *, foreground: bool) -> Settings:
+    """Read the file `given`, else the default one where it exists, else take the built-in defaults."""
+    path = given or default_file()
+    config = loading.load(path) if path else Config()
+    name = poller.resolve(config.daemon.poller)
+    try:
+        _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+        config, adjustments = plan.fit(config, descriptors, poller.POLLERS[name].capacity)
+    except ConfigError as error:
+        raise ConfigError(*(f"{path}: {line}" if path else line for line in error.lines)) from None
+    if not foreground and not config.log.file:
+        raise ConfigError(f"{path or 'defaults'}: log.file: must name a file under --daemon, which has no other output")
+    return Settings(config, path, given, foreground, name, adjustments)
+
+
+def default_file() -> Path | None:
+    """Return the configuration file that is used when none is named, where it exists."""
+    return loading.DEFAULT_PATH if loading.DEFAULT_PATH.exists() else None
+
+
+def open_log(settings: Settings) -> int:
+    """Return a descriptor for the log that `settings` asks for."""
+    path = settings.config.log.file
+    if not path:
+        return sink.open_standard_output()
+    try:
+        return sink.open_file(path)
+    except OSError as error:
+        raise StartError(f"log.file: {path}: {error.strerror}") from None
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft limit to the hard one, which is all that an unprivileged process may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,99 @@
+"""Signals, as something that the loop can wait for.
+
+Rules
+    A handler only raises a flag. PEP 475 restarts an interrupted wait, so what wakes the loop is a byte that the
+    interpreter writes to a socket pair (signal.set_wakeup_fd). The pair holds some 278 bytes and a storm drops the
+    rest: the bytes only wake, the flags are what counts.
+    Nothing is logged, allocated or decided in a handler.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from echod.net.reactor import Handler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+ACTED_ON = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+)
+"""The signals that the supervisor acts on, the most urgent first."""
+
+_KEPT_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # the interpreter ignores these two itself, for EPIPE and EFBIG
+
+
+class Signals(Handler):
+    """Raises a flag for each signal and calls `act` with those that are up, from the loop."""
+
+    __slots__ = ("_act", "_flags", "_here", "_there")
+
+    def __init__(self, act: Callable[[signal.Signals, float], None]) -> None:
+        self._here, self._there = socket.socketpair()
+        self._here.setblocking(False)
+        self._there.setblocking(False)
+        super().__init__(self._here.fileno())
+        self._act = act
+        self._flags: dict[int, int] = dict.fromkeys(ACTED_ON, 0)
+        signal.set_wakeup_fd(self._there.fileno(), warn_on_full_buffer=False)
+        for number in ACTED_ON:
+            signal.signal(number, self._raise_flag)
+
+    def on_readable(self, now: float) -> None:
+        """Lower each flag that is up, then act on it: a signal that comes meanwhile counts anew."""
+        with suppress(BlockingIOError):
+            while self._here.recv(4096):
+                pass
+        for number in ACTED_ON:
+            count, self._flags[number] = self._flags[number], 0
+            for _ in range(min(count, 2)):  # two TERM are more than one, a third adds nothing
+                self._act(number, now)
+
+    def close(self) -> None:
+        """Give the signals back to the system."""
+        signal.set_wakeup_fd(-1)
+        for number in ACTED_ON:
+            signal.signal(number, signal.SIG_DFL)
+        self._here.close()
+        self._there.close()
+
+    def _raise_flag(self, number: int, _frame: FrameType | None) -> None:
+        self._flags[number] += 1
+
+
+def reset() -> None:
+    """Undo what a hostile parent may have blocked or ignored (daemon(7), steps 2 and 3)."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN and number not in _KEPT_IGNORED:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def become_worker() -> None:
+    """Leave all commands to the supervisor: systemd and terminals signal the whole group."""
+    signal.set_wakeup_fd(-1)
+    for number in ACTED_ON:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def hold() -> None:
+    """Hold all signals back around a fork, so that the child never runs its parent's handlers; ends with `let_go`."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+
+
+def let_go() -> None:
+    """Let signals through again."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,0 +1,347 @@
+"""The supervisor: owns configuration, sockets, workers and the daemon's state; speaks to no peer.
+
+    STARTING ──► READY ◄──► RELOADING          HUP: in place, or not at all
+        └──────────┴───────────┴──► STOPPING   TERM: drain; once more, or QUIT: at once
+
+Rules
+    What a signal asks for is done in the loop, never in the handler.
+    Once a reload has bound everything nothing refuses any more: a worker that does not answer is replaced, and its
+    successor's answer counts. What is no longer listed is closed after all have answered.
+    Towards whoever started us, "ready" means that the next connect works.
+
+Fails: StartError when no worker comes up at the start; OSError when the poller is broken for good.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import echod
+from echod import events
+from echod.errors import EchodError, StartError
+from echod.net.poller import POLLERS
+from echod.net.reactor import Reactor, Timer
+from echod.observe.scoreboard import Column
+from echod.process import reload, settings, state, worker
+from echod.process.crew import Assignment, Crew
+from echod.process.signals import Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from echod.observe.log import Log
+    from echod.observe.scoreboard import Row, Scoreboard
+    from echod.process.channel import Channel
+    from echod.process.doors import Doors
+    from echod.process.privileges import Identity
+    from echod.process.settings import Settings
+
+GRACE = 2.0
+"""Seconds beyond `drain_timeout` after which workers are killed; they reset what is left by themselves."""
+
+AT_ONCE = 0.5
+"""The same once a second signal has ended the drain."""
+
+
+class Phase(Enum):
+    """What the supervisor is doing, in the words of the state file."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RELOADING = "reloading"
+    STOPPING = "stopping"
+
+
+@dataclass
+class Estate:
+    """What was prepared before the daemon could be born, and is the supervisor's from then on."""
+
+    settings: Settings
+    directory: Path
+    doors: Doors
+    log: Log
+    board: Scoreboard
+    who: Identity | None
+
+
+class Supervisor:
+    """One run of the daemon, from bound sockets to the last worker's end."""
+
+    def __init__(self, estate: Estate, ready: Callable[[], None]) -> None:
+        """Take over `estate`; `ready` is called once the next connect works."""
+        self._estate = estate
+        self._ready = ready
+        self._emit = estate.log.emit
+        self._born = time.monotonic()
+        self._phase = Phase.STARTING
+        self._generation = 1
+        self._reload_wanted = False
+        self._reload: reload.Prepared | None = None
+        self._report: reload.Report | None = None
+        self._stopping_since = 0.0
+        self._lost_before = 0
+        self._on_terminal = estate.settings.foreground and _terminal_opens()
+        self._done = False
+        self._reactor = Reactor(POLLERS[estate.settings.poller](), estate.log.crashed)
+        self._crew = Crew(self._reactor, estate.board, self._emit, self._live)
+        self._drain_delay = Timer(self._drain)
+        self._patience = Timer(lambda _now: self._crew.kill())
+
+    def run(self) -> None:
+        """Live until every worker is gone."""
+        log = self._estate.log
+        for handler in (Signals(self._act), self._drain_delay, self._patience):
+            self._reactor.add(handler)
+        self._say_started()
+        self._write_state()
+        gc.collect()
+        gc.freeze()  # what is loaded by now is shared with the workers; a collection would write to its pages
+        self._assign(self._born)
+        while not self._done:
+            log.flush()
+            self._reactor.turn(worker.LOG_INTERVAL if log.sink.pending else inf)
+            self._progress(self._reactor.now)
+
+    # -- signals ------------------------------------------------------------------------------------------------------
+
+    def _act(self, number: signal.Signals, now: float) -> None:
+        if number is signal.SIGCHLD:
+            self._crew.reap(now)
+            return
+        self._emit(events.SignalReceived(signal=number.name))
+        match number:
+            case signal.SIGHUP if self._on_terminal and not _terminal_opens():
+                self._stop(number, now)  # it was closed, and nobody is left to type ^C
+            case signal.SIGHUP:
+                self._reload_wanted = True
+            case signal.SIGUSR1:
+                self._reopen_log()
+            case signal.SIGUSR2:
+                self._say_status()
+                self._write_state()
+            case _ if number is signal.SIGQUIT or self._phase is Phase.STOPPING:
+                self._stop_at_once(number, now)
+            case _:
+                self._stop(number, now)
+
+    def _reopen_log(self) -> None:
+        path = self._estate.settings.config.log.file
+        if not path:
+            return
+        try:
+            self._move_log(settings.open_log(self._estate.settings))
+        except StartError as error:
+            self._emit(events.LogFailed(path=path, error=str(error)))
+            return
+        self._emit(events.LogReopened(path=path))
+
+    def _move_log(self, descriptor: int) -> None:
+        self._estate.log.flush()
+        self._estate.log.sink.replace(descriptor)
+        self._crew.reopen(descriptor)
+
+    # -- what follows from the workers' answers -----------------------------------------------------------------------
+
+    def _progress(self, now: float) -> None:
+        if self._crew.changed:
+            self._crew.changed = False
+            self._write_state()
+        match self._phase:
+            case Phase.STARTING if self._crew.hopeless:
+                raise StartError("no worker could start; the log says why")
+            case Phase.STARTING if self._crew.serves(self._generation):
+                self._say_ready(now)
+            case Phase.RELOADING if self._crew.serves(self._generation):
+                self._complete_reload()
+            case Phase.STOPPING if self._crew.empty:
+                self._finish(now)
+            case Phase.STOPPING if self._crew.released:
+                self._close_doors()
+        if self._reload_wanted and self._phase is Phase.READY:
+            self._reload_wanted = False  # this first: a signal that comes while the file is read counts anew
+            self._begin_reload(now)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._write_state()
+
+    def _assign(self, now: float) -> None:
+        config = self._estate.settings.config
+        sockets = self._estate.doors.of(config.listener)
+        self._crew.assign(Assignment(self._generation, config, sockets), now)
+
+    def _live(self, channel: Channel, row: Row) -> NoReturn:
+        worker.live(channel, row, self._estate.log, self._estate.settings.poller, self._estate.who)
+
+    # -- reload -------------------------------------------------------------------------------------------------------
+
+    def _begin_reload(self, now: float) -> None:
+        self._report = reload.Report()
+        self._enter(Phase.RELOADING)
+        try:
+            self._reload = reload.prepare(self._estate.settings, self._estate.doors)
+        except EchodError as error:
+            self._emit(events.ReloadRefused(generation=self._generation, errors=list(error.lines)))
+            self._report.end(error.exit_code, list(error.lines))
+            self._enter(Phase.READY)
+            return
+        new = self._estate.settings = self._reload.settings
+        self._generation += 1
+        if self._reload.log is not None:
+            self._move_log(self._reload.log)
+        self._estate.log.configure(new.config.log)
+        for event in new.adjustments:
+            self._emit(event)
+        self._estate.doors.say_opened(self._reload.plan.bind, self._emit)
+        self._assign(now)
+
+    def _complete_reload(self) -> None:
+        assert self._reload is not None  # noqa: S101  # the phase says so
+        assert self._report is not None  # noqa: S101
+        changes = self._reload.plan
+        self._reload = None
+        self._estate.doors.say_closed(changes.release, self._emit)
+        self._estate.doors.close(changes.release)
+        self._report.end(0)
+        self._say_config()
+        self._emit(
+            events.ReloadCompleted(
+                generation=self._generation,
+                duration=self._report.duration,
+                opened=[listener.name for listener in changes.bind],
+                closed=[listener.name for listener in changes.release],
+                workers=self._estate.settings.config.daemon.worker_count,
+            )
+        )
+        self._enter(Phase.READY)
+
+    # -- stop ---------------------------------------------------------------------------------------------------------
+
+    def _stop(self, number: signal.Signals, now: float) -> None:
+        self._say_stopping(number, at_once=False)
+        self._begin_stopping(now)
+        self._reactor.schedule(self._drain_delay, now + self._estate.settings.config.daemon.drain_delay)
+
+    def _drain(self, now: float) -> None:
+        timeout = self._estate.settings.config.daemon.drain_timeout
+        self._crew.drain(timeout)
+        self._reactor.schedule(self._patience, now + timeout + GRACE if timeout else inf)
+
+    def _stop_at_once(self, number: signal.Signals, now: float) -> None:
+        self._say_stopping(number, at_once=True)
+        self._begin_stopping(now)
+        self._reactor.schedule(self._drain_delay, inf)
+        self._crew.stop()
+        self._reactor.schedule(self._patience, now + AT_ONCE)
+
+    def _begin_stopping(self, now: float) -> None:
+        if self._phase is Phase.STOPPING:
+            return
+        self._stopping_since = now
+        self._lost_before = self._estate.board.total(Column.LOST)
+        if self._report and self._report.finished is None:
+            self._report.end(StartError.exit_code, ["the daemon is stopping"])
+        self._enter(Phase.STOPPING)
+
+    def _close_doors(self) -> None:
+        doors, listeners = self._estate.doors, self._estate.settings.config.listener
+        if self._reload:
+            listeners += self._reload.plan.release
+        doors.say_closed(listeners, self._emit)
+        doors.close(listeners)
+
+    def _finish(self, now: float) -> None:
+        self._close_doors()
+        board = self._estate.board
+        cut = board.total(Column.CUT) + board.total(Column.LOST) - self._lost_before
+        self._emit(events.ServiceStopped(duration=round(now - self._stopping_since, 6), cut=cut))
+        state.remove(self._estate.directory)
+        self._done = True
+
+    # -- what others see ----------------------------------------------------------------------------------------------
+
+    def _say_started(self) -> None:
+        now, doors = self._estate.settings, self._estate.doors
+        self._emit(
+            events.ServiceStarted(
+                version=echod.__version__,
+                pid=os.getpid(),
+                python=platform.python_version(),
+                workers=now.config.daemon.worker_count,
+                poller=now.poller,
+                directory=str(self._estate.directory),
+            )
+        )
+        self._say_config()
+        for event in now.adjustments:
+            self._emit(event)
+        if self._estate.who:
+            self._emit(events.PrivilegesDropped(user=self._estate.who.user, group=self._estate.who.group))
+        doors.say_opened(now.config.listener, self._emit)
+
+    def _say_config(self) -> None:
+        path = self._estate.settings.path
+        self._emit(events.ConfigLoaded(path=str(path) if path else None, generation=self._generation))
+
+    def _say_ready(self, now: float) -> None:
+        self._enter(Phase.READY)
+        self._emit(events.ServiceReady(duration=round(now - self._born, 6)))
+        self._estate.log.flush()
+        self._ready()
+
+    def _say_stopping(self, number: signal.Signals, *, at_once: bool) -> None:
+        active = self._estate.board.total(Column.ACTIVE)
+        self._emit(events.ServiceStopping(signal=number.name, active=active, at_once=at_once))
+
+    def _say_status(self) -> None:
+        board = self._estate.board
+        self._emit(
+            events.StatusReported(
+                state=self._phase.value,
+                generation=self._generation,
+                uptime=round(time.monotonic() - self._born, 3),
+                workers=[entry["pid"] for entry in self._crew.pids],
+                active=board.total(Column.ACTIVE),
+                accepted=board.total(Column.ACCEPTED),
+                refused=board.total(Column.REFUSED),
+                log_dropped=board.total(Column.LOG_DROPPED),
+            )
+        )
+
+    def _write_state(self) -> None:
+        board = self._estate.board
+        document: dict[str, Any] = {
+            "pid": os.getpid(),
+            "version": echod.__version__,
+            "state": self._phase.value,
+            "generation": self._generation,
+            "listeners": self._estate.doors.state(self._estate.settings.config.listener),
+            "workers": self._crew.pids,
+            "reload": reload.state(self._report),
+            "connections": {
+                "active": board.total(Column.ACTIVE),
+                "accepted": board.total(Column.ACCEPTED),
+                "refused": board.total(Column.REFUSED),
+            },
+            "log": {"dropped": board.total(Column.LOG_DROPPED)},
+        }
+        with suppress(OSError):  # a full disk must not stop the echo; the next change writes it anew
+            state.write(self._estate.directory, document)
+
+
+def _terminal_opens() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,226 @@
+"""A worker: one poller, one loop, its row of the scoreboard; speaks to the network and has no rights.
+
+Rules
+    It does what the channel says: assign, drain, stop, reopen, ping. Signals mean nothing to it.
+    Its first act is to close every descriptor that is not its own; a sibling's end of a channel would keep that sibling
+    from ever seeing the supervisor's death.
+    It leaves by `os._exit`: what its parent registered to run at exit is not its to run.
+
+Fails: whatever ends the loop is one `service.failed` line and exit code 1; the supervisor starts another.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from echod.events import CloseReason, ServiceFailed
+from echod.net.listener import Listener
+from echod.net.poller import POLLERS
+from echod.net.reactor import Handler, Reactor
+from echod.net.stream import Setting, Stream
+from echod.observe.scoreboard import Column, Gate
+from echod.process import channel as messages
+from echod.process import privileges, signals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from echod.config.models import Limits
+    from echod.observe.log import Log
+    from echod.observe.scoreboard import Row
+    from echod.process.channel import Channel
+    from echod.process.privileges import Identity
+
+LOST_TIMEOUT = 2.0
+"""Seconds that a worker without a supervisor sends what it holds before it leaves."""
+
+LOG_INTERVAL = 0.05
+"""Seconds between attempts to write lines that the log did not take at once."""
+
+LAST_WORDS = 0.5
+"""Seconds that a leaving process gives a slow reader of its log."""
+
+
+def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None) -> NoReturn:
+    """Be a worker from the fork to the end of the process."""
+    status = 1
+    try:
+        signals.become_worker()
+        log.move_to(row)
+        _close_all_but({0, 1, 2, channel.fileno(), log.sink.fd, row.board.lock})
+        if who:
+            privileges.become(who)
+        Worker(channel, row, log, poller).run()
+        status = 0
+    except Exception as error:  # noqa: BLE001  # no traceback ever reaches a user
+        log.emit(ServiceFailed(error=f"worker: {type(error).__name__}: {error}"))
+    finally:
+        log.drain(LAST_WORDS)
+        os._exit(status)
+
+
+class Worker(Handler):
+    """The end of the channel that obeys."""
+
+    __slots__ = ("_channel", "_leaving", "_listeners", "_log", "_reactor", "_row", "_setting")
+
+    def __init__(self, channel: Channel, row: Row, log: Log, poller: str) -> None:
+        super().__init__(channel.fileno())
+        self._channel = channel
+        self._row = row
+        self._log = log
+        self._reactor = Reactor(POLLERS[poller](), log.crashed)
+        self._listeners: dict[tuple[int, int], Listener] = {}
+        self._setting: Setting | None = None
+        self._leaving: CloseReason | None = None
+        row[Column.PID] = os.getpid()
+
+    def run(self) -> None:
+        """Turn the loop until there is nothing left to do."""
+        reactor = self._reactor
+        reactor.add(self)
+        while not self.done:
+            reactor.turn(LOG_INTERVAL if self._log.sink.pending else inf)
+            self._log.flush()
+            if self._leaving and not self._row[Column.ACTIVE]:
+                return
+
+    def on_readable(self, now: float) -> None:
+        """Obey each message; without a supervisor, send what is held and leave."""
+        while True:
+            try:
+                received = self._channel.receive()
+            except BlockingIOError:
+                return
+            if received is None:
+                self._abandoned(now)
+                return
+            self._obey(received, now)
+
+    def on_exceptional(self, now: float) -> None:
+        """Read: the end of the channel says the same."""
+        self.on_readable(now)
+
+    def on_deadline(self, now: float) -> None:
+        """Cut what the drain, or the end of the supervisor, has left."""
+        self.deadline = inf
+        if self._leaving:
+            self._cut(self._leaving, now)
+
+    def _obey(self, received: messages.Received, now: float) -> None:
+        match received.message:
+            case messages.Assign() as assignment:
+                self._assign(assignment, received.descriptors, now)
+            case messages.Drain(timeout):
+                self._drain(timeout, now)
+            case messages.Stop():
+                self._leaving = CloseReason.STOPPED
+                self._cut(CloseReason.STOPPED, now)
+            case messages.Reopen():
+                self._log.sink.replace(received.descriptors[0])
+            case messages.Ping():
+                self._say(messages.Pong())
+
+    def _assign(self, assignment: messages.Assign, descriptors: list[int], now: float) -> None:
+        config = messages.config_from_memfd(descriptors[0])
+        self._log.configure(config.log)
+        setting = self._settle(config.limits)
+        listed = {}
+        for name, fd in zip(assignment.listeners, descriptors[1:], strict=True):
+            sock = socket.socket(fileno=fd)
+            listed[_identity(sock)] = (name, sock)
+        for identity in self._listeners.keys() - listed.keys():
+            self._release(self._listeners.pop(identity), now)
+        for identity, (name, sock) in listed.items():
+            if identity in self._listeners:
+                self._listeners[identity].rename(name)
+                sock.close()
+            else:
+                self._listeners[identity] = Listener(name, sock, self._reactor, setting)
+                self._reactor.add(self._listeners[identity])
+        # A worker without listeners retires: it leaves with its last connection, unless it is recalled before.
+        self._row[Column.ACCEPTING] = bool(listed)
+        self._leaving = None if listed else CloseReason.DRAINED
+        self._say(messages.Answer(assignment.generation))
+
+    def _settle(self, limits: Limits) -> Setting:
+        if self._setting is None:
+            gate = Gate(self._row, limits.max_connections)
+            buffer = memoryview(bytearray(limits.buffer))
+            self._setting = Setting(limits, buffer, gate, self._log.emit, self._log.verbose)
+            return self._setting
+        setting = self._setting
+        if limits.buffer > len(setting.buffer):
+            setting.buffer = memoryview(bytearray(limits.buffer))
+        setting.limits = limits
+        setting.verbose = self._log.verbose
+        setting.gate.limit = limits.max_connections
+        return setting
+
+    def _drain(self, timeout: float, now: float) -> None:
+        self._leaving = CloseReason.DRAIN_TIMEOUT
+        self.deadline = now + timeout if timeout else inf
+        for listener in self._listeners.values():
+            self._release(listener, now)
+        self._shut_doors()
+        self._say(messages.Released())
+        for stream in self._streams():
+            stream.drain(now)
+            self._reactor.touch(stream)
+
+    def _abandoned(self, now: float) -> None:
+        self._leaving = CloseReason.SUPERVISOR_LOST
+        self.interest = 0
+        self.deadline = now + LOST_TIMEOUT
+        self._shut_doors()  # this first: while any process listens, the address cannot be bound again
+        for stream in self._streams():
+            stream.finish(CloseReason.SUPERVISOR_LOST, now)
+            self._reactor.touch(stream)
+
+    def _cut(self, reason: CloseReason, now: float) -> None:
+        self._shut_doors()
+        for stream in self._streams():
+            stream.fail(reason, now)
+            self._reactor.touch(stream)
+            self._row[Column.CUT] += 1
+
+    def _shut_doors(self) -> None:
+        self._row[Column.ACCEPTING] = 0
+        for listener in self._listeners.values():
+            listener.done = True
+            self._reactor.touch(listener)
+        self._listeners.clear()
+
+    def _release(self, listener: Listener, now: float) -> None:
+        listener.release(now)
+        self._reactor.touch(listener)
+
+    def _streams(self) -> Iterable[Stream]:
+        return (handler for handler in self._reactor.handlers if isinstance(handler, Stream) and not handler.done)
+
+    def _say(self, message: messages.Message) -> None:
+        # A supervisor that is stopped does not read. What it misses then is a sign of life, which it does not count
+        # against a worker when it has been stopped itself.
+        try:
+            self._channel.send(message)
+        except OSError:
+            return
+
+
+def _identity(sock: socket.socket) -> tuple[int, int]:
+    """Return what tells whether two descriptors are the same socket."""
+    found = os.fstat(sock.fileno())
+    return found.st_dev, found.st_ino
+
+
+def _close_all_but(kept: set[int]) -> None:
+    for entry in Path("/proc/self/fd").iterdir():
+        fd = int(entry.name)
+        if fd not in kept:
+            with suppress(OSError):  # the descriptor of this very listing is closed already
+                os.close(fd)
