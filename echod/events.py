@@ -110,7 +110,7 @@ class ServiceStopped(Event):
 
 @dataclass(frozen=True)
 class ServiceFailed(Event):
-    """The supervisor cannot go on and leaves with exit code 1."""
+    """A process cannot go on and leaves with exit code 1."""
 
     name = "service.failed"
     level = Level.ERROR
@@ -334,7 +334,6 @@ class ConnectionRefused(ConnectionEvent):
     """A connection was accepted and closed at once."""
 
     name = "connection.refused"
-    level = Level.WARNING
     reason: RefuseReason | None = key("echod.refuse.reason")
 
 

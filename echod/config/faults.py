@@ -21,8 +21,8 @@ def describe(fault: "ErrorDetails") -> str:
     kind, path, value, context = fault["type"], fault["loc"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
         reason = _unknown(path, value)
-    elif kind == "tuple_type" and isinstance(value, dict):
-        reason = f"must be an array of tables: write [[{path[-1]}]] in place of [{path[-1]}]"
+    elif path == ("listener",) and isinstance(value, dict):
+        reason = "must be an array of tables: write [[listener]] in place of [listener]"
     elif kind in _TYPES:
         reason = f"must be {_TYPES[kind]}, got {type_of(value)}"
     elif kind == "rule":

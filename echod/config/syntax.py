@@ -20,7 +20,7 @@ _PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]++|\\.)*+"?|'[^'\n]*+'?)"""
 _TOKEN = re.compile(
     r'(?P<text>"""(?:[^"\\]++|\\.|"{1,2}(?!"))*+(?:"{3,5}|\Z)|' + r"'''(?:[^']++|'{1,2}(?!'))*+(?:'{3,5}|\Z))"
     rf"|(?P<comment>\#[^\n]*+)|(?P<key>{_PART}(?:[ \t]*+\.[ \t]*+{_PART})*+)"
-    r"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<end>\n)|[^\n]",
+    r"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<end>\n)|[ \t=,.]++|[^\n]",
     re.DOTALL,
 )
 
@@ -33,7 +33,7 @@ def excess(text: str) -> tuple[int, str] | None:
         depth += (kind == "open") - (kind == "close")
         if depth > MOST_NESTED:
             return _line(text, token), f"brackets are nested more than {MOST_NESTED} deep"
-        if kind == "key" and len(re.findall(_PART, token[0])) > MOST_PARTS:
+        if kind == "key" and token[0].count(".") >= MOST_PARTS and len(re.findall(_PART, token[0])) > MOST_PARTS:
             return _line(text, token), f"a key has more than {MOST_PARTS} parts"
     return None
 

@@ -67,15 +67,19 @@ class Listener(Handler):
             self._setting.gate.shut()
         if self.interest and self._setting.gate.crowded():
             self._rest(now + STEP_ASIDE)
+        elif self.interest and self._paused_at is not None:
+            self.deadline = now + PAUSE  # perhaps that was the last one: ask, since the socket will not tell
 
     def on_exceptional(self, now: float) -> None:
         """Try to accept: if something is wrong with the socket, accept says what."""
         self.on_readable(now)
 
     def on_deadline(self, now: float) -> None:
-        """Watch the socket again."""
+        """Watch the socket again, and after a pause see at once whether it is over."""
         self.interest = READABLE
         self.deadline = inf
+        if self._paused_at is not None:
+            self.on_readable(now)
 
     def on_crash(self, error: Exception, now: float) -> None:
         """Go on after a pause: one connection may be lost to a defect, the door stays."""

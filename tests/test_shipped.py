@@ -1,0 +1,78 @@
+"""What ships beside the package says the same as the package."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from echod import events
+from echod.config import dumping
+from echod.config.models import Config
+from echod.process.signals import ACTED_ON
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_shipped_file_is_the_printed_one() -> None:
+    """etc/echod.toml is what `echod show defaults` prints, so neither can drift."""
+    shipped = (ROOT / "etc/echod.toml").read_text()
+
+    assert dumping.defaults_toml() == shipped
+
+
+def test_every_key_is_in_the_readme_and_the_changelog() -> None:
+    """A new option arrives in model, README and CHANGELOG together."""
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    data = dumping.dump(Config())
+    for table, field in Config.model_fields.items():
+        single = field.default[0] if table == "listener" else field.default
+        values = data[table][0] if table == "listener" else data[table]
+        head = f"[[{table}]]" if table == "listener" else f"[{table}]"
+        for key, value in values.items():
+            description = type(single).model_fields[key].description
+            row = f"| `{head}` `{key}` | `{json.dumps(value)}` | {description}"
+
+            assert row in README
+            assert f"`{key}`" in changelog
+
+
+def test_every_event_is_in_the_readme() -> None:
+    """The table of events has each event with its level and the first line of its docstring, and no other."""
+    expected = [
+        f"| `{event.name}` | {event.level} | {(event.__doc__ or '').splitlines()[0]} |" for event in events.catalogue()
+    ]
+
+    assert expected == re.findall(
+        r"^\| `[a-z]+\.[a-z]+` \| (?:debug|info|warning|error) \| .* \|$", README, re.MULTILINE
+    )
+
+
+def test_every_reason_is_in_the_readme() -> None:
+    """Each word for why a connection ended or was refused is explained."""
+    for reason in (*events.CloseReason, *events.RefuseReason):
+        assert f"`{reason}`" in README
+
+
+def test_every_signal_is_in_the_readme() -> None:
+    """Each signal that the supervisor acts on is explained; CHLD is between it and its workers."""
+    for number in ACTED_ON:
+        if number.name != "SIGCHLD":
+            assert f"`{number.name.removeprefix('SIG')}`" in README
+
+
+def test_the_unit_is_clean() -> None:
+    """systemd finds nothing to say about the unit."""
+    analyze = shutil.which("systemd-analyze")
+    if not analyze:
+        pytest.skip("systemd-analyze is not installed")
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", ROOT / "systemd/echod.service"], capture_output=True, text=True, check=False
+    )
+    # The command need not be installed where the tests run.
+    said = [line for line in done.stderr.splitlines() if "echod.service" in line and "is not executable" not in line]
+
+    assert [] == said
