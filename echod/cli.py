@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         options.command(options)
-        sys.stdout.flush()
+        if sys.stdout:  # None where the parent has closed it
+            sys.stdout.flush()
     except EchodError as error:
         for line in error.lines:
             _complain(line)

@@ -17,7 +17,6 @@ import os
 import select
 import socket
 import stat
-from collections import deque
 from contextlib import suppress
 from time import monotonic
 
@@ -36,35 +35,39 @@ class Sink:
         self.fd = fd
         self.lost = 0
         """Lines dropped since somebody last asked and set this to 0."""
-        self._lines: deque[bytes] = deque()
-        self._size = 0
+        # One piece of memory: kept line by line, the encoder's oversized allocations would take seven times as much.
+        self._queue = bytearray()
         self._learn()
 
     @property
     def pending(self) -> bool:
         """Whether lines are waiting."""
-        return bool(self._lines)
+        return bool(self._queue)
 
     def put(self, line: bytes) -> None:
         """Queue `line`, which ends in a newline, or drop it."""
-        if self._size + len(line) > QUEUE_BYTES:
+        if len(self._queue) + len(line) > QUEUE_BYTES:
+            self.flush()  # a single turn of the loop may say more than the queue holds
+        if len(self._queue) + len(line) > QUEUE_BYTES:
             self.lost += 1
-            return
-        self._lines.append(line)
-        self._size += len(line)
+        else:
+            self._queue += line
 
     def flush(self) -> None:
         """Write as many of the waiting lines as the descriptor takes without waiting."""
         with suppress(OSError):  # blocked, full or closed: the lines stay queued until it is not
-            while self._lines and self._has_room():
-                chunk, count = self._chunk()
-                self._taken(self._write(chunk), count)
+            while self._queue and self._has_room():
+                lines = self._whole_lines()
+                taken = self._write(lines)
+                del self._queue[:taken]
+                if taken < len(lines):
+                    return
 
     def drain(self, patience: float) -> None:
         """Flush, giving a slow reader `patience` seconds; for the end of a process only."""
         deadline = monotonic() + patience
         self.flush()
-        while self._lines and (left := deadline - monotonic()) > 0:
+        while self._queue and (left := deadline - monotonic()) > 0:
             select.select([], [], [], min(left, 0.01))
             self.flush()
 
@@ -76,15 +79,15 @@ class Sink:
 
     def forget(self) -> None:
         """Drop what is queued without counting it: after a fork it is the other process's to write."""
-        self._lines.clear()
-        self._size = 0
+        self._queue.clear()
         self.lost = 0
 
     def _learn(self) -> None:
         mode = os.fstat(self.fd).st_mode
         self._socket = stat.S_ISSOCK(mode)
-        self._most = FILE_BYTES if stat.S_ISREG(mode) else select.PIPE_BUF
-        self._polled = not stat.S_ISREG(mode) and os.get_blocking(self.fd)
+        self._file = stat.S_ISREG(mode)
+        self._most = FILE_BYTES if self._file else select.PIPE_BUF
+        self._polled = not self._file and os.get_blocking(self.fd)
 
     def _has_room(self) -> bool:
         if not self._polled or self._socket:
@@ -93,30 +96,26 @@ class Sink:
         poll.register(self.fd, select.POLLOUT)
         return bool(poll.poll(0))
 
-    def _chunk(self) -> tuple[bytes, int]:
-        size = count = 0
-        for line in self._lines:
-            if count and size + len(line) > self._most:
-                break
-            size += len(line)
-            count += 1
-        return b"".join(self._lines[index] for index in range(count)), count
+    def _whole_lines(self) -> bytes:
+        end = self._queue.rfind(b"\n", 0, self._most) + 1
+        return bytes(self._queue[: end or self._queue.index(b"\n") + 1])
 
     def _write(self, chunk: bytes) -> int:
+        if self._file:
+            return self._append(chunk)
         if not self._socket:
             return os.write(self.fd, chunk)
         with socket.socket(fileno=os.dup(self.fd)) as sock:
             return sock.send(chunk, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
-    def _taken(self, written: int, count: int) -> None:
-        """Take `written` bytes off the queue; a line that was torn by a full disk keeps its rest at the head."""
-        self._size -= written
-        for _ in range(count):
-            line = self._lines.popleft()
-            if written < len(line):
-                self._lines.appendleft(line[written:])
-                return
-            written -= len(line)
+    def _append(self, chunk: bytes) -> int:
+        written = os.write(self.fd, chunk)
+        torn = written - (chunk.rfind(b"\n", 0, written) + 1)
+        if torn:
+            # The disk is full up to its last block, so nobody else can have appended: take the half line back before
+            # somebody does.
+            os.ftruncate(self.fd, os.fstat(self.fd).st_size - torn)
+        return written - torn
 
 
 def open_standard_output() -> int:

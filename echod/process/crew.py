@@ -15,7 +15,7 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from echod.core.backoff import FIRST, Backoff
 from echod.events import WorkerDied, WorkerExited, WorkerStarted, WorkerThrottled
@@ -184,19 +184,21 @@ class Crew:
     # -- what the supervisor wants to know ----------------------------------------------------------------------------
 
     @property
-    def pids(self) -> list[dict[str, int]]:
-        """Return slot and pid of everyone, for the state file."""
-        return [{"slot": hand.row.number, "pid": hand.pid} for hand in self._hands.values()]
+    def members(self) -> list[dict[str, Any]]:
+        """Return slot and pid of everyone, and whether they are about to leave, for the state file."""
+        return [
+            {"slot": hand.row.number, "pid": hand.pid, "retiring": hand.asked_to_leave} for hand in self._hands.values()
+        ]
 
     @property
     def empty(self) -> bool:
-        """Whether everyone is gone."""
-        return not self._hands
+        """Whether everyone is gone, and nobody is to come."""
+        return not self._hands and not self._slots
 
     @property
     def released(self) -> bool:
-        """Whether nobody uses the listening sockets any more."""
-        return all(hand.released for hand in self._hands.values())
+        """Whether nobody uses the listening sockets any more, or will."""
+        return not self._slots and all(hand.released for hand in self._hands.values())
 
     @property
     def hopeless(self) -> bool:

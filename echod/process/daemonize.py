@@ -42,7 +42,6 @@ def clean_environment() -> None:
         name: value for name, value in os.environ.items() if name in _ALLOWED or name.startswith(_ALLOWED_PREFIXES)
     }
     if len(clean) < len(os.environ):
-        sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], clean)  # noqa: S606  # this very program
 
 
@@ -72,8 +71,6 @@ def detach(preserve: Iterable[int]) -> Starter:
     """Return in the daemon, which keeps the descriptors `preserve`; the process that called never returns."""
     import daemon  # noqa: PLC0415  # a quarter of the start-up time, for --daemon only
 
-    sys.stdout.flush()
-    sys.stderr.flush()
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)

@@ -310,7 +310,7 @@ class Supervisor:
                 state=self._phase.value,
                 generation=self._generation,
                 uptime=round(time.monotonic() - self._born, 3),
-                workers=[entry["pid"] for entry in self._crew.pids],
+                workers=[entry["pid"] for entry in self._crew.members],
                 active=board.total(Column.ACTIVE),
                 accepted=board.total(Column.ACCEPTED),
                 refused=board.total(Column.REFUSED),
@@ -326,7 +326,7 @@ class Supervisor:
             "state": self._phase.value,
             "generation": self._generation,
             "listeners": self._estate.doors.state(self._estate.settings.config.listener),
-            "workers": self._crew.pids,
+            "workers": self._crew.members,
             "reload": reload.state(self._report),
             "connections": {
                 "active": board.total(Column.ACTIVE),

@@ -187,7 +187,7 @@ class Worker(Handler):
         for stream in self._streams():
             stream.fail(reason, now)
             self._reactor.touch(stream)
-            self._row[Column.CUT] += 1
+            self._row[Column.CUT] += stream.connection.wants_reset  # who only lingered has lost nothing
 
     def _shut_doors(self) -> None:
         self._row[Column.ACCEPTING] = 0
