@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import echod
 from echod.errors import EchodError, StartError, UsageError
+from echod.process import descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,12 +25,11 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments`, by default the process's own, ask for; return the exit code."""
-    _open_standard_streams()
+    descriptors.open_standard_streams()
     try:
         options = _parser().parse_args(arguments)
         options.command(options)
-        if sys.stdout:  # None where the parent has closed it
-            sys.stdout.flush()
+        sys.stdout.flush()
     except EchodError as error:
         for line in error.lines:
             _complain(line)
@@ -172,15 +172,6 @@ def _complain(line: str) -> None:
 def _printable(text: str) -> str:
     clean = text.encode("utf-8", "backslashreplace").decode()
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in clean)
-
-
-def _open_standard_streams() -> None:
-    # A parent may have closed them; the next socket would then become "standard error" and be written to.
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
 
 
 def _forget_standard_output() -> None:

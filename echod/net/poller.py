@@ -22,7 +22,8 @@ WRITABLE = 2
 
 Ready = tuple[list[int], list[int], list[int]]
 
-_NEVER_IN_MS = 2**31 - 1
+_LONGEST = 2_000_000.0
+"""Seconds; poll and epoll count milliseconds in 31 bits. Waking up once in 23 days does no harm."""
 
 
 class Poller(Protocol):
@@ -107,7 +108,7 @@ class PollPoller:
 
     def poll(self, timeout: float | None) -> Ready:
         """Call `poll` and sort its answer into the three lists."""
-        return _three_lists(self._poll.poll(None if timeout is None else min(ceil(timeout * 1000), _NEVER_IN_MS)))
+        return _three_lists(self._poll.poll(None if timeout is None else ceil(min(timeout, _LONGEST) * 1000)))
 
     def close(self) -> None:
         """Forget everything; the kernel holds nothing."""
@@ -146,7 +147,7 @@ class EpollPoller:
 
     def poll(self, timeout: float | None) -> Ready:
         """Call `epoll_wait` and sort its answer into the three lists."""
-        return _three_lists(self._epoll.poll(timeout))
+        return _three_lists(self._epoll.poll(None if timeout is None else min(timeout, _LONGEST)))
 
     def close(self) -> None:
         """Close the epoll descriptor."""

@@ -77,9 +77,10 @@ class Timer(Handler):
         self._act = act
 
     def on_deadline(self, now: float) -> None:
-        """Act; `act` may schedule the timer again."""
-        self.deadline = inf
-        self._act(now)
+        """Act, unless the timer was put off or called off; `act` may schedule it again."""
+        if now >= self.deadline:
+            self.deadline = inf
+            self._act(now)
 
 
 class Reactor:
@@ -128,14 +129,14 @@ class Reactor:
         handlers = self._handlers
         for fd in readable:
             handler = handlers[fd]
-            if handler.interest & READABLE:
+            if handler.interest & READABLE and not handler.done:
                 try:
                     handler.on_readable(now)
                 except Exception as error:  # noqa: BLE001  # the one place: see the rules
                     self._crash(handler, error)
         for fd in writable:
             handler = handlers[fd]
-            if handler.interest & WRITABLE:
+            if handler.interest & WRITABLE and not handler.done:
                 try:
                     handler.on_writable(now)
                 except Exception as error:  # noqa: BLE001  # as above

@@ -112,11 +112,13 @@ class Channel:
     def receive(self) -> Received | None:
         """Return the next message, or None when the other side is gone; raise BlockingIOError when there is none."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, _LONGEST, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors, _, _ = socket.recv_fds(self._socket, _LONGEST, MOST_DESCRIPTORS)
         except ConnectionError:
             return None
         if not data:
             return None
+        for fd in descriptors:
+            os.set_inheritable(fd, False)  # recv_fds ignores MSG_CMSG_CLOEXEC among its flags
         name, fields = orjson.loads(data)
         if name == Assign.__name__:
             fields["listeners"] = tuple(fields["listeners"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from echod.config import loading
@@ -73,7 +74,9 @@ def _await_report(directory: Path, pid: int, sent: int) -> dict[str, Any]:
     while time.monotonic() < deadline:
         if lock.holder(directory) != pid:
             raise StartError("the daemon has stopped during the reload")
-        report: dict[str, Any] | None = state.read(directory)["reload"]
+        report: dict[str, Any] | None = None
+        with suppress(StartError):  # a daemon that leaves removes its state before it lets go of the lock
+            report = state.read(directory)["reload"]
         if report and report["started"] > sent and report["finished"]:
             return report
         time.sleep(_INTERVAL)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import orjson
 
-from echod.errors import EchodError, UsageError
+from echod.errors import EchodError, StartError, UsageError
+from echod.process import descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
 UMASK = 0o027
 
@@ -67,7 +68,7 @@ class Starter:
             self.fd = -1
 
 
-def detach(preserve: Iterable[int]) -> Starter:
+def detach(preserve: Collection[int]) -> Starter:
     """Return in the daemon, which keeps the descriptors `preserve`; the process that called never returns."""
     import daemon  # noqa: PLC0415  # a quarter of the start-up time, for --daemon only
 
@@ -75,24 +76,33 @@ def detach(preserve: Iterable[int]) -> Starter:
     if os.fork():
         os.close(writer)
         _wait(reader)
-    os.close(reader)
-    daemon.DaemonContext(
+    descriptors.close_all_but({0, 1, 2, writer, *preserve})
+    starter = Starter(writer)
+    context = daemon.DaemonContext(
         detach_process=True,
         files_preserve=[*preserve, writer],
         umask=UMASK,
         signal_map={},
         working_directory="/",
-    ).open()
+    )
+    try:
+        context.open()
+    except daemon.daemon.DaemonError as error:
+        failure = StartError(f"cannot detach: {error}")
+        starter.failed(failure)
+        raise failure from None
     for fd in range(3):
         os.set_inheritable(fd, True)  # they were opened close-on-exec, which would leave an exec without them
-    return Starter(writer)
+    return starter
 
 
 def _wait(reader: int) -> NoReturn:
-    with open(reader, "rb") as pipe:
-        said = pipe.read()
-    code, lines = orjson.loads(said) if said else (1, ["the daemon died before it was ready"])
-    for line in lines:
-        print(f"echod: {line}", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(code)
+    code = 1
+    try:
+        with open(reader, "rb") as pipe:
+            said = pipe.read()
+        code, lines = orjson.loads(said) if said else (1, ["the daemon died before it was ready"])
+        for line in lines:
+            print(f"echod: {line}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)  # also on ^C: lock and sockets are the daemon's by now, and not to be tidied up here

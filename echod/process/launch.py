@@ -6,6 +6,7 @@ the process detaches. Everything that a worker will ever import is imported by n
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from echod.errors import EchodError, StartError
@@ -25,6 +26,7 @@ def run(path: Path | None, *, foreground: bool) -> None:
     if not foreground:
         daemonize.check_environment()
         daemonize.clean_environment()
+        os.umask(daemonize.UMASK)
     signals.reset()
     settings.raise_descriptor_limit()
     now = settings.gather(path, foreground=foreground)
@@ -32,8 +34,8 @@ def run(path: Path | None, *, foreground: bool) -> None:
     who = privileges.identity(daemon.user, daemon.group)
     directory = lock.prepare(daemon.runtime_directory)
     held = lock.Lock(directory)
+    doors = Doors()
     try:
-        doors = Doors()
         doors.open(now.config.listener)
         board = Scoreboard()
         log = Log(now.config.log, settings.open_log(now), board.row(0))
@@ -43,6 +45,7 @@ def run(path: Path | None, *, foreground: bool) -> None:
             starter = daemonize.detach([held.fd, board.lock, log.sink.fd, *doors.filenos()])
         _live(estate, held, starter)
     finally:
+        doors.close(now.config.listener)
         held.release()
 
 

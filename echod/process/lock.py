@@ -52,7 +52,9 @@ def prepare(configured: str) -> Path:
     """Return the runtime directory, made if need be and safe to use."""
     directory = Path(configured) if configured else default_directory()
     try:
-        directory.mkdir(mode=0o700 if directory == _own() else 0o755, parents=bool(configured), exist_ok=True)
+        if not directory.exists():
+            directory.mkdir(parents=bool(configured))
+            directory.chmod(0o700 if directory == _own() else 0o755)  # whatever the umask says
         found = directory.lstat()
     except OSError as error:
         raise StartError(f"runtime directory {directory}: {error.strerror}") from None

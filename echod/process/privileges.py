@@ -31,7 +31,7 @@ class Identity:
 def identity(user: str, group: str) -> Identity | None:
     """Return whom workers become: `user`, nobody when that is empty, or None when this process is not root's."""
     if os.geteuid() != 0:
-        if user and pwd.getpwuid(os.geteuid()).pw_name != user:
+        if user and user not in (account.pw_name for account in pwd.getpwall() if account.pw_uid == os.geteuid()):
             raise StartError(f'daemon.user: only root can become "{user}"; start as root or leave the key out')
         return None
     try:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from echod.events import CloseReason, ServiceFailed
@@ -25,7 +23,7 @@ from echod.net.reactor import Handler, Reactor
 from echod.net.stream import Setting, Stream
 from echod.observe.scoreboard import Column, Gate
 from echod.process import channel as messages
-from echod.process import privileges, signals
+from echod.process import descriptors, privileges, signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +50,7 @@ def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None
     try:
         signals.become_worker()
         log.move_to(row)
-        _close_all_but({0, 1, 2, channel.fileno(), log.sink.fd, row.board.lock})
+        descriptors.close_all_but({0, 1, 2, channel.fileno(), log.sink.fd, row.board.lock})
         if who:
             privileges.become(who)
         Worker(channel, row, log, poller).run()
@@ -126,12 +124,12 @@ class Worker(Handler):
             case messages.Ping():
                 self._say(messages.Pong())
 
-    def _assign(self, assignment: messages.Assign, descriptors: list[int], now: float) -> None:
-        config = messages.config_from_memfd(descriptors[0])
+    def _assign(self, assignment: messages.Assign, received: list[int], now: float) -> None:
+        config = messages.config_from_memfd(received[0])
         self._log.configure(config.log)
         setting = self._settle(config.limits)
         listed = {}
-        for name, fd in zip(assignment.listeners, descriptors[1:], strict=True):
+        for name, fd in zip(assignment.listeners, received[1:], strict=True):
             sock = socket.socket(fileno=fd)
             listed[_identity(sock)] = (name, sock)
         for identity in self._listeners.keys() - listed.keys():
@@ -216,11 +214,3 @@ def _identity(sock: socket.socket) -> tuple[int, int]:
     """Return what tells whether two descriptors are the same socket."""
     found = os.fstat(sock.fileno())
     return found.st_dev, found.st_ino
-
-
-def _close_all_but(kept: set[int]) -> None:
-    for entry in Path("/proc/self/fd").iterdir():
-        fd = int(entry.name)
-        if fd not in kept:
-            with suppress(OSError):  # the descriptor of this very listing is closed already
-                os.close(fd)
