@@ -90,8 +90,9 @@ class Listener(Handler):
         # Whether another worker is deciding at the limit is not waited for: it cannot be passed all the same.
         self._setting.gate.open()
         try:
-            while self._accept(now):
-                pass
+            for _ in range(sockets.BACKLOG + 1):  # as many as can wait, not as many as keep coming
+                if not self._accept(now):
+                    break
         finally:
             self._setting.gate.shut()
             self.done = True

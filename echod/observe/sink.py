@@ -4,7 +4,8 @@ Rules
     Nothing here blocks and nothing raises: a log that cannot be written must not stop the echo. What the descriptor
     does not take now is queued; what the queue does not take is dropped and counted.
     Only whole lines are written, on a pipe or a socket no more than PIPE_BUF bytes at once (pipe(7)), so that the lines
-    of several processes never interleave; on a file O_APPEND does the same.
+    of several processes never interleave. On a file a process that a full disk has cut short keeps a record lock until
+    the rest of its line is written; meanwhile its siblings queue or drop.
     The flags of a descriptor that others share are left alone: a pipe or terminal is opened anew, to be non-blocking.
 
 Known limit: a pipe or terminal that may not be opened anew (that of another user, in a container say) is asked first
@@ -13,6 +14,7 @@ whether it has room; a sibling may fill it in between, and the write then waits 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
@@ -37,6 +39,7 @@ class Sink:
         """Lines dropped since somebody last asked and set this to 0."""
         # One piece of memory: kept line by line, the encoder's oversized allocations would take seven times as much.
         self._queue = bytearray()
+        self._begun = 0  # bytes of the first line that a full disk took already
         self._learn()
 
     @property
@@ -56,12 +59,11 @@ class Sink:
     def flush(self) -> None:
         """Write as many of the waiting lines as the descriptor takes without waiting."""
         with suppress(OSError):  # blocked, full or closed: the lines stay queued until it is not
-            while self._queue and self._has_room():
-                lines = self._whole_lines()
-                taken = self._write(lines)
-                del self._queue[:taken]
-                if taken < len(lines):
-                    return
+            while self._queue and self._has_room() and self._alone():
+                try:
+                    self._taken(self._write(self._whole_lines()))
+                finally:
+                    self._let_others()
 
     def drain(self, patience: float) -> None:
         """Flush, giving a slow reader `patience` seconds; for the end of a process only."""
@@ -75,11 +77,13 @@ class Sink:
         """Go on with `fd`, and close the one before."""
         os.close(self.fd)
         self.fd = fd
+        self._begun = 0  # the line is written again, whole, where the log goes on
         self._learn()
 
     def forget(self) -> None:
         """Drop what is queued without counting it: after a fork it is the other process's to write."""
         self._queue.clear()
+        self._begun = 0
         self.lost = 0
 
     def _learn(self) -> None:
@@ -98,24 +102,35 @@ class Sink:
 
     def _whole_lines(self) -> bytes:
         end = self._queue.rfind(b"\n", 0, self._most) + 1
-        return bytes(self._queue[: end or self._queue.index(b"\n") + 1])
+        return bytes(self._queue[self._begun : end or self._queue.index(b"\n") + 1])
+
+    def _taken(self, count: int) -> None:
+        end = self._begun + count
+        whole = self._queue.rfind(b"\n", 0, end) + 1
+        self._begun = end - whole
+        del self._queue[:whole]
+
+    def _alone(self) -> bool:
+        """Tell whether this process may append to the file; False while a sibling waits for room for half a line."""
+        if self._file:
+            try:
+                fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                return False
+            except OSError:
+                return True  # a file system without locks
+        return True
+
+    def _let_others(self) -> None:
+        if self._file and not self._begun:
+            with suppress(OSError):
+                fcntl.lockf(self.fd, fcntl.LOCK_UN)
 
     def _write(self, chunk: bytes) -> int:
-        if self._file:
-            return self._append(chunk)
         if not self._socket:
             return os.write(self.fd, chunk)
         with socket.socket(fileno=os.dup(self.fd)) as sock:
             return sock.send(chunk, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-
-    def _append(self, chunk: bytes) -> int:
-        written = os.write(self.fd, chunk)
-        torn = written - (chunk.rfind(b"\n", 0, written) + 1)
-        if torn:
-            # The disk is full up to its last block, so nobody else can have appended: take the half line back before
-            # somebody does.
-            os.ftruncate(self.fd, os.fstat(self.fd).st_size - torn)
-        return written - torn
 
 
 def open_standard_output() -> int:

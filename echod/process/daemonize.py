@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
@@ -104,5 +105,7 @@ def _wait(reader: int) -> NoReturn:
         code, lines = orjson.loads(said) if said else (1, ["the daemon died before it was ready"])
         for line in lines:
             print(f"echod: {line}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
     finally:
         os._exit(code)  # also on ^C: lock and sockets are the daemon's by now, and not to be tidied up here

@@ -13,7 +13,7 @@ from echod.errors import EchodError, StartError
 from echod.events import ServiceFailed
 from echod.observe.log import Log
 from echod.observe.scoreboard import Scoreboard
-from echod.process import daemonize, lock, privileges, settings, signals
+from echod.process import daemonize, lock, privileges, settings, signals, state
 from echod.process.doors import Doors
 from echod.process.supervisor import Estate, Supervisor
 
@@ -37,8 +37,9 @@ def run(path: Path | None, *, foreground: bool) -> None:
     doors = Doors()
     try:
         doors.open(now.config.listener)
+        descriptor = settings.open_log(now)
         board = Scoreboard()
-        log = Log(now.config.log, settings.open_log(now), board.row(0))
+        log = Log(now.config.log, descriptor, board.row(0))
         estate = Estate(now, directory, doors, log, board, who)
         starter = daemonize.Starter(-1)
         if not foreground:
@@ -46,6 +47,7 @@ def run(path: Path | None, *, foreground: bool) -> None:
         _live(estate, held, starter)
     finally:
         doors.close(now.config.listener)
+        state.remove(directory)
         held.release()
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 GRACE = 2.0
 """Seconds beyond `drain_timeout` after which workers are killed; they reset what is left by themselves."""
 
-AT_ONCE = 0.5
+AT_ONCE = 0.8
 """The same once a second signal has ended the drain."""
 
 
@@ -265,7 +265,6 @@ class Supervisor:
         board = self._estate.board
         cut = board.total(Column.CUT) + board.total(Column.LOST) - self._lost_before
         self._emit(events.ServiceStopped(duration=round(now - self._stopping_since, 6), cut=cut))
-        state.remove(self._estate.directory)
         self._done = True
 
     # -- what others see ----------------------------------------------------------------------------------------------

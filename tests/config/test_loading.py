@@ -1,0 +1,227 @@
+"""What is read from a file, and how every bad file is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echod.config.loading import MOST_BYTES, MOST_FAULTS, load, runtime_directory
+from echod.config.models import Config
+from echod.errors import ConfigError
+from tests.bad_configs import BAD_CONFIGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LONGEST_LOAD = 1.0 if sys.gettrace() is None else 5.0  # seconds; coverage makes Python slow
+
+TOKENS = (
+    *("[daemon]", "[log]", "[limits]", "[[listener]]", "\n", "\r\n", " ", "=", ".", ",", "[", "]", "{", "}", "#", "\\"),
+    *("workers", "poller", "user", "level", "suppress", "buffer", "idle_timeout", "name", "kind", "address"),
+    *('"', "'", '"""', "'''", '"auto"', '"30s"', '"64KiB"', '"localhost:7"', "1", "-1", "1.5", "true", "1979-05-27"),
+    *("\0", "\x7f", "\u2028", "\ufeff", "é", "workers = 2\n", 'address = "[::1]:7"\n', "[log]\nsuppress = [\n"),
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a path to write files to."""
+    return tmp_path_factory.mktemp("config") / "echod.toml"
+
+
+def refusal(path: Path) -> list[str]:
+    """Load a file that must be refused; the lines without its name, each proven to be one."""
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert all(line.startswith(f"{path}:") and line.isprintable() for line in caught.value.lines)
+    return [line.removeprefix(str(path)) for line in caught.value.lines]
+
+
+def test_takes_what_a_file_says_and_defaults_for_the_rest(file: Path) -> None:
+    """Keys of the file are taken, all others are at their defaults."""
+    file.write_bytes(
+        b'[daemon]\r\nworkers = 2\r\n\r\n[[listener]]\r\naddress = "[::]:7"\r\n[[listener]]\r\nname = "b"\r\n'
+    )
+    config = load(file)
+
+    assert 2 == config.daemon.workers
+    assert ["[::]:7", "localhost:10000"] == [listener.address for listener in config.listener]
+    assert Config().limits == config.limits
+
+
+def test_an_empty_file_means_the_defaults(file: Path) -> None:
+    """A file without a word is valid: everything is at its default."""
+    file.write_bytes(b"")
+
+    assert Config() == load(file)
+
+
+@pytest.mark.parametrize(("content", "expected"), BAD_CONFIGS.values(), ids=list(BAD_CONFIGS))
+def test_refuses_bad_files(file: Path, content: str | bytes, expected: str) -> None:
+    """Each kind of bad file gives its one clear line, soon."""
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    started = time.monotonic()
+    (line,) = refusal(file)
+
+    assert expected in line
+    assert time.monotonic() - started < LONGEST_LOAD
+    assert len(line) < 250
+    assert "pydantic" not in line
+
+
+def test_tells_all_faults_at_once_in_the_order_of_the_file(file: Path) -> None:
+    """Nobody has to correct a file fault by fault."""
+    file.write_text(
+        '[limits]\nbuffer = 1\n\n[[listener]]\n[[listener]]\nport = 7\nname = "a b"\n[log]\nlevl = "info"\n'
+    )
+
+    assert [
+        ':2: limits.buffer: must be a size in B, KiB, MiB or GiB, such as "64KiB" or "1MiB", got 1',
+        ":6: listener[1].port: unknown key",
+        ':7: listener[1].name: must be 1 to 63 letters, digits, "_", "." or "-", got "a b"',
+        ':9: log.levl: unknown key, did you mean "level"?',
+    ] == refusal(file)
+
+
+def test_tells_only_the_first_of_many_faults(file: Path) -> None:
+    """A file of nothing but faults does not fill the log."""
+    file.write_text("".join(f"key{n} = 1\n" for n in range(MOST_FAULTS + 3)))
+    lines = refusal(file)
+
+    assert ":20: key19: unknown key" == lines[-2]
+    assert ": and 3 more" == lines[-1]
+
+
+WORST = {
+    "keys": "".join(f"{n:x}=1\n" for n in range(20_000)),
+    "dotted keys": "".join(f"j.{n:x}=1\n" for n in range(20_000)),
+    "tables": "".join(f"[{n:x}]\n" for n in range(20_000)),
+    "arrays of tables": "[[l]]\na=1\n" * 10_000,
+    "listeners": "[[listener]]\n" * 10_000,
+    "deep keys": "[" + ".".join("a" * 16) + "]\n" + "".join(f"{'a.' * 15}{n:x}=1\n" for n in range(3_000)),
+    "empty tables": "listener = [" + "{}," * 20_000 + "]",
+    "quotes": '"' * MOST_BYTES,
+    "escaped quotes": '"""\n' + '\\"""\n' * 10_000,
+    "dots": "a.\t" * 20_000,
+    "unclosed": "[]" * 30_000,
+    "host": 'listener = [{address = "' + "1." * 30_000 + ':7"}]',
+    "scope": 'listener = [{address = "[' + "1:" * 30_000 + ']:7"}]',
+    "event": "log.suppress = [" + '"xxxxxxxxxx",' * 100 + '"' + "connection.opene" * 3_000 + '"]',
+    "duration": 'limits.idle_timeout = "' + "1s" * 30_000 + '"',
+}
+
+
+@pytest.mark.parametrize("content", WORST.values(), ids=list(WORST))
+def test_no_file_stalls(file: Path, content: str) -> None:
+    """A reload happens in the supervisor, which must not stand still: the most costly files take under a second."""
+    file.write_text(content[:MOST_BYTES])
+    started = time.monotonic()
+    refusal(file)
+
+    assert time.monotonic() - started < LONGEST_LOAD
+
+
+@given(content=st.binary() | st.lists(st.sampled_from(TOKENS)).map(lambda tokens: "".join(tokens).encode()))
+def test_any_bytes_are_a_config_or_a_config_error(file: Path, content: bytes) -> None:
+    """Whatever a file holds, nothing else escapes, and the runtime directory can be asked for."""
+    file.write_bytes(content)
+    try:
+        load(file)
+    except ConfigError as error:
+        assert all(line.isprintable() for line in error.lines)  # noqa: PT017 - a success is fine too
+
+    assert runtime_directory(file) is None
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[Path]:
+    """Make a directory with everything that is not a regular file."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        yield tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("missing", ": does not exist"),
+        ("file/below", ": does not exist: part of its path is not a directory"),
+        ("loop", ": is a symbolic link that leads back to itself"),
+        ("directory", ": is a directory, not a regular file"),
+        ("fifo", ": is a named pipe, not a regular file"),
+        ("socket", ": is a socket or device, not a regular file"),
+        ("/dev/zero", ": is a device, not a regular file"),
+        ("/proc/self/mem", ": cannot be read: Input/output error"),
+        ("n" * 300, ": cannot be read: File name too long"),
+    ],
+)
+def test_refuses_what_is_no_regular_file(odd: Path, name: str, expected: str) -> None:
+    """Each gets its sentence, and none is waited for."""
+    assert [expected] == refusal(odd / name)
+    assert runtime_directory(odd / name) is None
+
+
+def test_refuses_a_file_without_permission(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that may not be read is refused in so many words."""
+
+    def deny(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", deny)
+
+    assert [": may not be read: permission denied"] == refusal(file)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_refuses_a_path_that_no_file_can_have(name: str) -> None:
+    """Python refuses such names itself; the path is shown escaped."""
+    with pytest.raises(ConfigError, match="cannot be read: no file has such a name") as caught:
+        load(Path(name))
+
+    assert caught.value.lines[0].isprintable()
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_leaves_no_descriptor_open(file: Path, tmp_path: Path) -> None:
+    """Reading costs no descriptor, whether it succeeds or not."""
+    file.write_text("[log]\n")
+    before = _descriptors()
+    load(file)
+    refusal(tmp_path)
+
+    assert before == _descriptors()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('[daemon]\nruntime_directory = "/run/x"\nworkers = "many"\n[[listener]]\naddress = 7\n[nonsense]\n', "/run/x"),
+        ('[daemon]\nruntime_directory = ""\n', None),
+        ('[daemon]\nruntime_directory = "run"\n', None),
+        ('[daemon]\nruntime_directory = "/run/\\u0000"\n', None),
+        ("[daemon]\nruntime_directory = 7\n", None),
+        ("daemon = 7\n", None),
+        ("[log]\n", None),
+        ('[daemon]\nruntime_directory = "/run/x"\n[log', None),
+    ],
+)
+def test_runtime_directory_tolerates_every_other_fault(file: Path, content: str, expected: str | None) -> None:
+    """A broken file must not prevent a stop: the one key is read, where it can be."""
+    file.write_text(content)
+
+    assert expected == runtime_directory(file)

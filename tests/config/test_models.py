@@ -1,0 +1,166 @@
+"""What the models take and hold; what they refuse stands in `tests/bad_configs.py`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from echod.config.models import MOST_WORKERS, RESTART, Config, Daemon, Limits, Listener, Log
+from echod.events import Level
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+
+def faults(data: dict[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:
+    """List (path, type of error) of a configuration that must be refused."""
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate(data)
+    return [(fault["loc"], fault["type"]) for fault in caught.value.errors()]
+
+
+def listeners(*addresses: str) -> dict[str, Any]:
+    """Make a configuration of these listeners."""
+    return {"listener": [{"name": f"l{n}", "address": address} for n, address in enumerate(addresses)]}
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    """Without a file, one listener answers on localhost:10000."""
+    config = Config()
+
+    assert (Listener(),) == config.listener
+    assert ("echo", "tcp", "localhost", 10000, False) == (
+        config.listener[0].name,
+        config.listener[0].kind,
+        config.listener[0].host,
+        config.listener[0].port,
+        config.listener[0].literal,
+    )
+    assert (1, "auto", "", "", "", 0.0, 25.0) == tuple(dict(config.daemon).values())
+    assert (Level.INFO, "auto", "", ()) == tuple(dict(config.log).values())
+    assert (10_000, 600.0, 60.0, 0.0, 262_144) == tuple(dict(config.limits).values())
+
+
+def test_takes_every_key() -> None:
+    """What the file says arrives in the program's own types."""
+    data = {
+        "daemon": {"workers": "auto", "poller": "poll", "runtime_directory": "/run/x", "user": "u", "group": "g"},
+        "log": {"level": "debug", "format": "json", "file": "/var/log/é", "suppress": ["connection.opened"]},
+        "limits": {"max_connections": 5, "idle_timeout": "0s", "max_lifetime": "1h", "buffer": "4KiB"},
+        "listener": [{"name": "v6", "kind": "tcp", "address": "[fe80::1%eth0]:7"}],
+    }
+    config = Config.model_validate(data)
+
+    assert ("auto", "poll", "/run/x", "u", "g", 0.0, 25.0) == tuple(dict(config.daemon).values())
+    assert (Level.DEBUG, "json", "/var/log/é", ("connection.opened",)) == tuple(dict(config.log).values())
+    assert (5, 0.0, 60.0, 3600.0, 4096) == tuple(dict(config.limits).values())
+    assert ("fe80::1%eth0", 7, True) == (config.listener[0].host, config.listener[0].port, config.listener[0].literal)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    """It is shared by all who read it, so nobody writes to it; it can be a key of a dict."""
+    config = Config()
+    with pytest.raises(ValidationError):
+        config.limits.max_connections = 5
+
+    assert hash(Config()) == hash(config)
+
+
+@pytest.mark.parametrize(
+    ("workers", "usable", "expected"),
+    [(3, 8, 3), ("auto", 8, 8), ("auto", 1, 1), ("auto", 1000, MOST_WORKERS)],
+)
+def test_auto_workers_are_one_per_usable_cpu(
+    monkeypatch: pytest.MonkeyPatch, workers: object, usable: int, expected: int
+) -> None:
+    """The CPUs that count are those this process may run on, up to the most workers there can be."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
+
+    assert expected == Daemon.model_validate({"workers": workers}).worker_count
+
+
+def test_a_group_without_a_user_is_refused_once() -> None:
+    """A bad user is reported by itself, not as a missing one too."""
+    assert [(("daemon", "group"), "rule")] == faults({"daemon": {"group": "g"}})
+    assert [(("daemon", "user"), "string_type")] == faults({"daemon": {"user": 1, "group": "g"}})
+    assert "" == Config.model_validate({"daemon": {"user": "u", "group": ""}}).daemon.group
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ("0.0.0.0:7", "[::]:7"),
+        ("0.0.0.0:7", "127.0.0.1:8"),
+        ("0.0.0.0:7", "[::1]:7"),
+        ("127.0.0.1:7", "127.0.0.2:7"),
+        ("localhost:7", "localhost:8"),
+        ("localhost:7", "0.0.0.0:7"),  # what a name resolves to is not known here
+        ("0.0.0.0:0", "127.0.0.1:0", "127.0.0.1:0"),
+    ],
+)
+def test_takes_listeners_that_can_be_bound_together(addresses: tuple[str, ...]) -> None:
+    """Different families, ports or addresses do not collide, and port 0 never does."""
+    assert len(addresses) == len(Config.model_validate(listeners(*addresses)).listener)
+
+
+def test_tells_each_clash_once() -> None:
+    """A listener that clashes with many is one fault."""
+    data = listeners("[::]:7", "[::1]:7", "[::]:7")
+    data["listener"][2]["name"] = "l0"
+
+    assert [
+        (("listener", 1, "address"), "rule"),
+        (("listener", 2, "name"), "rule"),
+        (("listener", 2, "address"), "rule"),
+    ] == faults(data)
+
+
+def test_two_listeners_of_the_same_name_on_port_0_clash_by_name_only() -> None:
+    """The kernel gives each of them a port of its own."""
+    address = {"address": "localhost:0"}
+
+    assert [(("listener", 1, "name"), "rule")] == faults({"listener": [address, address]})
+
+
+def test_a_listener_is_known_by_its_address() -> None:
+    """A new name makes no new listener, unless the name is all that tells two apart."""
+    one, two = (Listener.model_validate({"name": name, "address": "[0::1]:7"}) for name in "ab")
+    three, four = (Listener.model_validate({"name": name, "address": "localhost:0"}) for name in "ab")
+
+    assert ("tcp", "[::1]:7", "") == one.identity
+    assert one.identity == two.identity
+    assert three.identity != four.identity
+
+
+def fields() -> list[tuple[str, FieldInfo]]:
+    """List every key with the name of its table."""
+    tables = (Daemon, Log, Limits, Listener)
+    return [(f"{table.__name__}.{name}", field) for table in tables for name, field in table.model_fields.items()]
+
+
+@pytest.mark.parametrize(("name", "field"), fields(), ids=[name for name, _ in fields()])
+def test_every_key_is_described_in_one_line(name: str, field: FieldInfo) -> None:
+    """The description is the comment in the reference file and the help in an editor."""
+    description = field.description or ""
+
+    assert description.endswith(".")
+    assert description.isprintable()
+    assert len(description) < 100
+
+
+def test_the_keys_that_need_a_restart_are_marked() -> None:
+    """The mark stands on the field and nowhere else."""
+    expected = {"Daemon.poller", "Daemon.runtime_directory", "Daemon.user", "Daemon.group"}
+
+    assert expected == {name for name, field in fields() if field.json_schema_extra == RESTART}
+
+
+def test_pydantic_itself_prints_no_values() -> None:
+    """What pydantic prints itself holds nothing of the file."""
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate({"daemon": {"user": 123456789}})
+
+    assert "123456789" not in str(caught.value)

@@ -1,0 +1,152 @@
+"""Where things stand in TOML text."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from echod.config.syntax import MOST_NESTED, MOST_PARTS, Path, excess, line_of, locate, statements
+
+SAMPLE = '''\
+# a comment with [brackets] and "quotes
+top = 1
+a.b = { c = 1, d.e = [2] }
+
+  [log]   # a table
+  "level" = """
+[not.a.table]
+x = 1
+"""
+suppress = [
+    "a]", # a comment ]
+    '["b',
+]
+after = \'\'\'one line\'\'\'
+[[listener]]
+[[listener]]
+name = 'x'
+tls.key = 1
+[listener.more]
+deep = true
+[[listener]]
+name = "y"
+'''
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (("top",), 2),
+        (("a",), 3),
+        (("a", "b", "c"), 3),
+        (("a", "b", "d", "e"), 3),
+        (("log",), 5),
+        (("log", "level"), 6),
+        (("log", "suppress"), 10),
+        (("log", "suppress", 1), 10),
+        (("log", "after"), 14),
+        (("listener",), 15),
+        (("listener", 0), 15),
+        (("listener", 1), 16),
+        (("listener", 1, "name"), 17),
+        (("listener", 1, "tls", "key"), 18),
+        (("listener", 1, "more"), 19),
+        (("listener", 1, "more", "deep"), 20),
+        (("listener", 2, "name"), 22),
+        (("log", "missing"), 5),
+        (("listener", 2, "missing", "deeper"), 21),
+        (("missing",), None),
+        ((), None),
+    ],
+)
+def test_finds_the_line_of_a_path(path: Path, expected: int | None) -> None:
+    """A key is found where its statement starts, a missing one where its table does."""
+    assert expected == line_of(path, locate(SAMPLE))
+
+
+def test_cuts_text_into_statements() -> None:
+    """Comments and empty lines are none; strings and arrays may go on for lines."""
+    assert [(2, "a = 1 # one"), (4, "b = [\n  ']',\n]"), (7, "[c]")] == list(
+        statements("\na = 1 # one\n# two\nb = [\n  ']',\n]\n[c]")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SAMPLE, None),
+        (".".join("a" * MOST_PARTS) + " = 1", None),
+        ("\na = {" + " . ".join(["'x'", '"y"'] * MOST_PARTS) + " = 1}", (2, f"a key has more than {MOST_PARTS} parts")),
+        ("#" + ".".join("a" * 99), None),
+        ('a = "' + ".".join("a" * 99) + '"', None),
+        ('a = """\n' + ".".join("a" * 99) + '"""', None),
+        ("a = " + "[" * MOST_NESTED + "]" * MOST_NESTED, None),
+        ("a = '''" + "[" * 99 + "'''", None),
+        ("\na = [\n" + "[" * 99, (3, f"brackets are nested more than {MOST_NESTED} deep")),
+    ],
+)
+def test_finds_what_would_cost_tomllib_too_much(text: str, expected: tuple[int, str] | None) -> None:
+    """Only keys and brackets count, not what merely looks like them in a string or a comment."""
+    assert expected == excess(text)
+
+
+KEYS = st.sampled_from(["a", "b", "'c'", '"a.b"', '"\\u0061"', "a.b", "a . 'd'"])
+VALUES = st.sampled_from(
+    [
+        *("1", "1.5", "2024-01-01 07:00:00", '"#"', "'[['", '"\\""', "{}", "{ a.b = 1, b = [{ c = 2 }] }", '""""""'),
+        *(
+            '"""\n[a]\n"""',
+            '"""a\\"""\n""""',
+            "'''\n'a\n'''''",
+            "[ # ]\n 1,\n\n]",
+            '[[], [\'"""\'],\n]',
+            '"""\\\n  a"""',
+        ),
+    ]
+)
+STATEMENTS = st.one_of(
+    st.sampled_from(["", "# a = [", "  "]),
+    st.builds("[{}] # [".format, KEYS),
+    st.builds("[[{}]]".format, KEYS),
+    st.builds("  {} = {} # ]".format, KEYS, VALUES),
+    st.builds("{}={}".format, KEYS, VALUES),
+)
+
+
+def paths(node: Any, path: Path = ()) -> set[Path]:
+    """Collect every path of a document, as deep as a fault can lie."""
+    found = {path} if path else set()
+    if len(path) < 4 and isinstance(node, dict | list):
+        for part, inner in node.items() if isinstance(node, dict) else enumerate(node):
+            found |= paths(inner, (*path, part))
+    return found
+
+
+def parsed(text: str) -> set[Path] | None:
+    """Collect the paths of a text, None where it is not TOML."""
+    try:
+        return paths(tomllib.loads(text))
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+@given(st.lists(STATEMENTS, max_size=12).map("\n".join))
+def test_finds_every_path_where_it_first_appears(text: str) -> None:
+    """A path's statement starts after the longest valid beginning of the text that lacks it."""
+    every = parsed(text)
+    assume(every is not None)
+    lines = text.split("\n")
+    expected: dict[Path, int] = {}
+    valid = 0
+    for count in range(1, len(lines) + 1):
+        known = parsed("\n".join(lines[:count]))
+        if known is not None:
+            for path in known - expected.keys():
+                expected[path] = valid + 1
+            valid = count
+
+    assert expected == locate(text)

@@ -1,0 +1,59 @@
+"""When the lock is needed, and when a worker leaves the next connection to its siblings."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echod.core.admission import SMALL_CHANGE, near, steps_aside
+
+
+@pytest.mark.parametrize(
+    ("total", "limit", "expected"),
+    [
+        (0, 1, True),
+        (0, 2, False),
+        (1, 2, True),
+        (6, 8, False),
+        (7, 8, True),
+        (8749, 10_000, False),
+        (8750, 10_000, True),
+        (10_000, 10_000, True),
+        (10_001, 10_000, True),
+    ],
+)
+def test_near_is_the_last_eighth(total: int, limit: int, expected: bool) -> None:
+    """The last eighth of the places, and always the last one, is given away under the lock."""
+    assert expected is near(total, limit)
+
+
+@given(st.integers(min_value=1, max_value=10**6), st.integers(min_value=0, max_value=10**6))
+def test_near_stays_near(limit: int, total: int) -> None:
+    """Who is near the limit is still near with one connection more, and the last place always is."""
+    assert near(limit - 1, limit)
+    assert near(total + 1, limit) >= near(total, limit)
+
+
+@pytest.mark.parametrize(
+    ("own", "total", "workers", "expected"),
+    [
+        (0, 0, 1, False),
+        (10_000, 10_000, 1, False),
+        (SMALL_CHANGE, SMALL_CHANGE, 4, False),
+        (SMALL_CHANGE + 2, SMALL_CHANGE + 2, 4, True),
+        (30, 100, 4, False),
+        (32, 100, 4, True),
+        (25, 100, 4, False),
+        (5, 5, 0, False),
+    ],
+)
+def test_steps_aside_well_above_the_mean(own: int, total: int, workers: int, expected: bool) -> None:
+    """A worker steps aside more than a tenth and a few connections above the mean; a lone one never does."""
+    assert expected is steps_aside(own, total, workers)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=10**6), min_size=1, max_size=128))
+def test_someone_always_stays(counts: list[int]) -> None:
+    """However the connections are spread, at least one worker does not step aside."""
+    assert not all(steps_aside(own, sum(counts), len(counts)) for own in counts)

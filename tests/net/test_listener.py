@@ -1,0 +1,457 @@
+"""A listening socket: who comes in, who is turned away, and what happens when there is nothing left to let them in."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from echod.core.connection import State
+from echod.events import (
+    CloseReason,
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionRefused,
+    ListenerPaused,
+    ListenerResumed,
+    RefuseReason,
+)
+from echod.net import sockets
+from echod.net.listener import ACCEPTS_PER_TURN, PAUSE, STEP_ASIDE, TRY_AGAIN, Listener
+from echod.net.poller import READABLE
+from echod.net.reactor import Handler
+from echod.net.stream import Stream
+
+if TYPE_CHECKING:
+    from tests.net.conftest import Rig
+
+
+class Flaky(socket.socket):
+    """A listening socket whose next accepts fail as told."""
+
+    def __init__(self, real: socket.socket) -> None:
+        super().__init__(fileno=real.detach())
+        self.setblocking(False)
+        self.failures: list[Exception] = []
+        self.asked = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Fail, while there are failures left."""
+        self.asked += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return super().accept()
+
+
+def failure(code: int) -> OSError:
+    """Return what the socket module raises for `code`."""
+    return OSError(code, os.strerror(code))
+
+
+def flaky(rig: Rig, *failures: Exception) -> tuple[Flaky, Listener]:
+    """Return a listener, and its socket whose accepts first fail with `failures`."""
+    door = rig.keep(Flaky(rig.door()))
+    door.failures += failures
+    return door, rig.listen(door)
+
+
+def facts(listener: Listener) -> dict[str, Any]:
+    """Return what the records of a listener say."""
+    host, port = listener.socket.getsockname()[:2]
+    return {"listener": "echo", "address": host, "port": port, "transport": "tcp", "network": "ipv4"}
+
+
+def streams(rig: Rig) -> list[Stream]:
+    """Return the connections that are open."""
+    return [handler for handler in rig.reactor.handlers if isinstance(handler, Stream)]
+
+
+def ends(client: socket.socket) -> tuple[str, int]:
+    """Return the address of a client."""
+    host, port = client.getsockname()[:2]
+    return host, port
+
+
+# -- in ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("host", "network"), [("127.0.0.1", "ipv4"), ("::1", "ipv6")])
+def test_lets_in(rig: Rig, host: str, network: str) -> None:
+    """Who connects is accepted, recorded with both addresses, and echoed to."""
+    door = rig.door(host)
+    rig.listen(door)
+    client = rig.knock(door)
+    client.send(b"hello")
+    back = rig.fetch(client, 5)
+
+    assert b"hello" == back
+    assert [
+        ConnectionOpened(
+            id=1,
+            listener="echo",
+            client_address=ends(client)[0],
+            client_port=ends(client)[1],
+            server_address=host,
+            server_port=door.getsockname()[1],
+            transport="tcp",
+            network=network,
+        )
+    ] == rig.recorded
+    assert (1, 0) == (rig.gate.inside, rig.gate.opened)
+
+
+def test_accepted_sockets_do_not_block(rig: Rig) -> None:
+    """No accepted socket ever waits, and none is inherited by another program."""
+    door = rig.door()
+    rig.listen(door)
+    rig.knock(door)
+    rig.until(lambda: streams(rig))
+    [stream] = streams(rig)
+
+    assert (0.0, False) == (stream.socket.gettimeout(), stream.socket.get_inheritable())
+    assert stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
+
+
+def test_a_flood_is_let_in_by_portions(rig: Rig) -> None:
+    """One turn accepts so many and no more, so that those who are in are not kept waiting."""
+    door = rig.door()
+    rig.listen(door)
+    for _ in range(ACCEPTS_PER_TURN + 5):
+        rig.knock(door)
+    counts = []
+    for _ in range(2):
+        rig.turn()
+        counts.append(len(streams(rig)))
+
+    assert [ACCEPTS_PER_TURN, ACCEPTS_PER_TURN + 5] == counts
+
+
+def test_renamed(rig: Rig) -> None:
+    """A reload may rename a listener: who comes from then on has the new name, who is in keeps the old."""
+    door = rig.door()
+    listener = rig.listen(door)
+    rig.knock(door)
+    rig.until(lambda: streams(rig))
+    [old] = streams(rig)
+    listener.rename("other")
+    rig.knock(door)
+    rig.until(lambda: len(streams(rig)) == 2)
+    old.fail(CloseReason.STOPPED, rig.clock.now)
+    rig.reactor.touch(old)
+    rig.turn()
+
+    assert ["echo", "other", "echo"] == [getattr(event, "listener", None) for event in rig.recorded]
+
+
+def test_exceptional_tries_to_accept(rig: Rig) -> None:
+    """When the third list has the socket, accept says what is wrong, if anything is."""
+    door = rig.door()
+    listener = rig.listen(door)
+    rig.knock(door)
+    listener.on_exceptional(rig.clock.now)
+
+    assert 1 == len(streams(rig))
+
+
+def test_a_client_that_is_gone_again(rig: Rig) -> None:
+    """A client that went before it was accepted is passed over; the next one is let in, within the same turn."""
+    door, listener = flaky(rig, ConnectionAbortedError(errno.ECONNABORTED, "x"), failure(errno.EPROTO))
+    door.failures.pop()
+    rig.knock(door)
+    rig.until(lambda: door.asked)
+
+    assert (1, READABLE) == (len(streams(rig)), listener.interest)
+
+
+def test_closing_leaves_the_socket_to_the_others(rig: Rig) -> None:
+    """A worker closes its own descriptor only: the same socket, held by the supervisor, goes on listening."""
+    door = rig.door()
+    mine = rig.keep(door.dup())
+    listener = rig.listen(mine)
+    listener.done = True
+    rig.reactor.touch(listener)
+    rig.turn()
+    client = rig.knock(door)
+
+    sock, peer = door.accept()
+    rig.keep(sock)
+
+    assert (-1, ends(client)) == (mine.fileno(), peer)
+
+
+# -- the limit --------------------------------------------------------------------------------------------------------
+
+
+def test_over_the_limit(rig: Rig) -> None:
+    """Who comes when all places are taken is accepted, recorded and closed at once; who is in is not disturbed."""
+    door = rig.door()
+    rig.listen(door)
+    rig.gate.limit = 1
+    first = rig.knock(door)
+    rig.until(lambda: streams(rig))
+    second = rig.knock(door)
+    ended = rig.fetch_all(second)
+    first.send(b"x")
+
+    assert (b"", b"x") == (ended, rig.fetch(first, 1))
+    assert [
+        ConnectionRefused(
+            id=2,
+            listener="echo",
+            client_address=ends(second)[0],
+            client_port=ends(second)[1],
+            server_address="127.0.0.1",
+            server_port=door.getsockname()[1],
+            transport="tcp",
+            network="ipv4",
+            reason=RefuseReason.OVER_LIMIT,
+        )
+    ] == rig.recorded[1:]
+    assert (1, 1) == (rig.gate.inside, len(streams(rig)))
+
+
+def test_a_place_that_is_free_again(rig: Rig) -> None:
+    """Once somebody has left, the next one is let in."""
+    door = rig.door()
+    rig.listen(door)
+    rig.gate.limit = 1
+    rig.knock(door).close()
+    rig.until(lambda: rig.recorded and not streams(rig))
+    rig.knock(door)
+    rig.until(lambda: streams(rig))
+
+    assert 1 == rig.gate.inside
+
+
+def test_another_worker_decides(rig: Rig) -> None:
+    """While another worker has the lock this one asks again soon, and does not spin meanwhile."""
+    door = rig.door()
+    listener = rig.listen(door)
+    rig.gate.busy = True
+    rig.knock(door)
+    rig.until(lambda: not listener.interest)
+
+    assert ([], ([], [], []), rig.clock.now + TRY_AGAIN) == (streams(rig), rig.poller.poll(0.0), listener.deadline)
+
+    rig.gate.busy = False
+    rig.later(TRY_AGAIN)
+    rig.until(lambda: streams(rig))
+
+    assert (1, 0, READABLE) == (rig.gate.inside, rig.gate.opened, listener.interest)
+
+
+def test_the_gate_is_shut_whatever_happens(rig: Rig) -> None:
+    """The lock at the limit is given back also when accepting lets an exception out, and the door goes on."""
+    error = ZeroDivisionError("a defect")
+    door, listener = flaky(rig, error)
+    rig.knock(door)
+    rig.until(lambda: rig.crashes)
+
+    assert ([(listener, error)], 0, 0) == (rig.crashes, rig.gate.opened, listener.interest)
+
+    rig.later(PAUSE)
+    rig.until(lambda: streams(rig))
+
+    assert READABLE == listener.interest
+
+
+# -- fairness ---------------------------------------------------------------------------------------------------------
+
+
+def test_steps_aside_after_accepting(rig: Rig) -> None:
+    """A worker with too many accepts whom it was woken for, then leaves the next ones to its siblings for a moment."""
+    door = rig.door()
+    listener = rig.listen(door)
+    rig.gate.stuffed = True
+    rig.knock(door)
+    rig.until(lambda: streams(rig))
+    rig.knock(door)
+
+    assert (0, ([], [], [])) == (listener.interest, rig.poller.poll(0.0))
+    assert rig.clock.now + STEP_ASIDE == listener.deadline
+
+    rig.gate.stuffed = False
+    rig.later(STEP_ASIDE)
+    rig.until(lambda: len(streams(rig)) == 2)
+
+    assert READABLE == listener.interest
+
+
+# -- nothing left -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM])
+def test_pause_and_resume(rig: Rig, code: int) -> None:
+    """An accept that fails pauses the listener, said once however often it is tried; when all are in it is resumed."""
+    error = failure(code)
+    door, listener = flaky(rig, error, error, error)
+    client = rig.knock(door)
+    client.send(b"x")
+    rig.until(lambda: door.asked)
+    quiet = rig.poller.poll(0.0)
+    for _ in range(2):
+        rig.later(PAUSE)  # watch again
+        rig.turn()  # and try
+    paused = list(rig.recorded)
+    rig.later(PAUSE)
+    back = rig.fetch(client, 1)
+    [stream] = streams(rig)
+
+    assert (([], [], []), b"x") == (quiet, back)
+    assert [ListenerPaused(**facts(listener), error=errno.errorcode[code])] == paused
+    assert [
+        ListenerPaused(**facts(listener), error=errno.errorcode[code]),
+        ConnectionOpened(**rig.facts(stream)),
+        ListenerResumed(**facts(listener), duration=round(3 * PAUSE, 3)),
+    ] == rig.recorded
+    assert (READABLE, 0) == (listener.interest, rig.gate.opened)
+
+
+def test_a_pause_does_not_spin(rig: Rig) -> None:
+    """While it is paused, a client that waits costs one attempt each tenth of a second."""
+    door, _ = flaky(rig, *[failure(errno.EMFILE)] * 1000)
+    rig.knock(door)
+    rig.until(lambda: door.asked)
+    for _ in range(50):
+        rig.later(PAUSE / 10)
+        rig.later(0.0)
+
+    assert 4 <= door.asked <= 7
+
+
+def test_existing_connections_live_through_a_pause(rig: Rig) -> None:
+    """Who is in does not notice that nobody else can come."""
+    door, _ = flaky(rig)
+    client = rig.knock(door)
+    rig.until(lambda: streams(rig))
+    door.failures += [failure(errno.EMFILE)] * 1000
+    rig.knock(door)
+    for _ in range(5):
+        client.send(b"x")
+        assert rig.fetch(client, 1) == b"x"
+
+    assert 1 == len(streams(rig))
+
+
+def test_a_pause_outlasts_stepping_aside(rig: Rig) -> None:
+    """A worker that is paused and crowded waits for as long as the pause says."""
+    door, listener = flaky(rig, failure(errno.EMFILE))
+    rig.gate.stuffed = True
+    rig.knock(door)
+    rig.until(lambda: door.asked)
+
+    assert rig.clock.now + PAUSE == listener.deadline
+
+
+def test_a_connection_that_cannot_be_watched(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the kernel cannot watch one more, that one is reset, recorded and counted out; nothing leaks."""
+    door = rig.door()
+    rig.listen(door)
+    client = rig.knock(door)
+
+    def refuse(fd: int, interest: int) -> None:
+        raise failure(errno.ENOSPC)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.poller, "watch", refuse)
+        if type(rig.poller).__name__ != "EpollPoller":
+            patch.setattr(rig.poller, "watch_shared", lambda fd: None)
+        rig.until(lambda: len(rig.recorded) == 2)
+    opened, closed = rig.recorded
+
+    assert isinstance(opened, ConnectionOpened)
+    assert isinstance(closed, ConnectionClosed)
+    assert (opened.id, CloseReason.INTERNAL_ERROR, "OSError") == (closed.id, closed.reason, closed.error)
+    assert (0, [], []) == (rig.gate.inside, streams(rig), rig.crashes)
+
+    with pytest.raises(ConnectionResetError):
+        rig.fetch_all(client)
+
+
+# -- release ----------------------------------------------------------------------------------------------------------
+
+
+def test_release_accepts_all_who_wait(rig: Rig) -> None:
+    """An address that is no longer listed takes in all who had connected by then, more than a turn's portion."""
+    door = rig.door()
+    listener = rig.listen(door)
+    clients = [rig.knock(door) for _ in range(3 * ACCEPTS_PER_TURN)]
+    listener.release(rig.clock.now)
+    rig.reactor.touch(listener)
+    for client in clients:
+        client.send(b"x")
+    got = {rig.fetch(client, 1) for client in clients}
+
+    assert ({b"x"}, len(clients), -1) == (got, len(streams(rig)), door.fileno())
+    assert (0, {State.OPEN}) == (rig.gate.opened, {stream.connection.state for stream in streams(rig)})
+
+
+def test_release_while_another_decides(rig: Rig) -> None:
+    """A release does not wait for the lock at the limit: the limit holds without it."""
+    door = rig.door()
+    listener = rig.listen(door)
+    rig.gate.busy = True
+    rig.knock(door)
+    listener.release(rig.clock.now)
+
+    assert (1, True) == (len(streams(rig)), listener.done)
+
+
+def test_release_while_paused(rig: Rig) -> None:
+    """Without descriptors a release accepts nobody, and is done all the same."""
+    _, listener = flaky(rig, failure(errno.EMFILE))
+    listener.release(rig.clock.now)
+
+    assert ([], True) == (streams(rig), listener.done)
+
+
+def test_a_release_comes_to_an_end(rig: Rig) -> None:
+    """Accepting all who wait already is bounded by how many can wait, not by how many come meanwhile."""
+    door, listener = flaky(rig)
+    most = 2 * sockets.BACKLOG
+    door.failures += [ConnectionAbortedError(errno.ECONNABORTED, "x")] * 3 * sockets.BACKLOG
+    listener.release(rig.clock.now)
+
+    assert door.asked <= most
+
+
+class Channel(Handler):
+    """A handler that, once it is readable, releases a listener and ends who is in, as a stop does."""
+
+    __slots__ = ("_listener", "_rig", "told")
+
+    def __init__(self, end: socket.socket, listener: Listener, rig: Rig) -> None:
+        super().__init__(end.fileno())
+        self._listener = listener
+        self._rig = rig
+        self.told = False
+
+    def on_readable(self, now: float) -> None:
+        """Stop, and have one more client come right then."""
+        self._listener.release(now)
+        self._rig.reactor.touch(self._listener)
+        for stream in streams(self._rig):
+            stream.fail(CloseReason.STOPPED, now)
+            self._rig.reactor.touch(stream)
+        self._rig.knock(self._listener.socket)
+        self.interest = 0
+        self.told = True
+
+
+def test_nobody_comes_in_after_the_release(rig: Rig) -> None:
+    """A listener that was ready in the very turn of its release accepts no more: nobody would end that connection."""
+    end, other = (rig.keep(sock) for sock in socket.socketpair())
+    door = rig.door()
+    listener = Listener("echo", door, rig.reactor, rig.setting)
+    channel = Channel(end, listener, rig)
+    rig.reactor.add(channel)
+    rig.reactor.add(listener)
+    other.send(b"stop")
+    rig.knock(door)
+    rig.until(lambda: channel.told)
+    rig.turn()
+
+    assert ([], 0) == (streams(rig), rig.gate.inside)

@@ -1,0 +1,380 @@
+"""Numbers in shared memory: rows, sums, ids, and a limit that holds over all processes."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import signal
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from echod.observe.scoreboard import ROWS, Column, Gate, Row, Scoreboard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Close what is entered when the test is over."""
+    with ExitStack() as entered:
+        yield entered
+
+
+@pytest.fixture
+def board(stack: ExitStack) -> Scoreboard:
+    """Make a scoreboard."""
+    made = Scoreboard()
+    stack.callback(os.close, made.lock)
+    return made
+
+
+def rows(board: Scoreboard, count: int) -> list[Row]:
+    """Take `count` rows."""
+    return [board.take_row(range(1, number + 1)) for number in range(count)]
+
+
+def active(board: Scoreboard, *counts: int) -> list[Row]:
+    """Take a row for each of `counts`, all of them accepting, with so many connections."""
+    taken = rows(board, len(counts))
+    for row, count in zip(taken, counts, strict=True):
+        row[Column.ACTIVE] = count
+        row[Column.ACCEPTING] = 1
+    return taken
+
+
+def child(stack: ExitStack, live: Callable[[], None]) -> int:
+    """Fork a process that does `live` and is gone; it is killed in the end, if it is still there."""
+    pid = os.fork()
+    if not pid:
+        _live_and_leave(live)
+
+    def reap() -> None:
+        with suppress(ChildProcessError, ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    stack.callback(reap)
+    return pid
+
+
+def _live_and_leave(live: Callable[[], None]) -> NoReturn:
+    status = 1
+    try:
+        live()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def status(pid: int) -> int:
+    """Wait for a child, and return its exit code."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_scoreboard_is_all_zero(board: Scoreboard) -> None:
+    """Nothing is counted yet, and only the supervisor's row is in use."""
+    assert [0] * len(Column) == [board.total(column) for column in Column]
+    assert [[0]] * len(Column) == [list(board.column(column)) for column in Column]
+
+
+def test_each_cell_is_one_number(board: Scoreboard) -> None:
+    """What is written to one column of one row is in that cell and in no other."""
+    taken = rows(board, ROWS - 1)
+    for row in taken:
+        for column in Column:
+            row[column] = 1000 * row.number + column
+
+    assert [[1000 * row.number + column for row in taken] for column in Column] == [
+        list(board.column(column))[1:] for column in Column
+    ]
+    assert [0] * len(Column) == [board.row(0)[column] for column in Column]
+
+
+def test_numbers_are_of_64_bits(board: Scoreboard) -> None:
+    """Counters do not overflow in the life of a machine."""
+    row = board.row(0)
+    row[Column.ACCEPTED] = 2**64 - 1
+
+    assert 2**64 - 1 == row[Column.ACCEPTED]
+
+
+def test_the_sum_is_over_all_rows(board: Scoreboard) -> None:
+    """Totals count the supervisor and every row that was ever used."""
+    active(board, 1, 2, 3)
+    board.row(0)[Column.ACTIVE] = 10
+
+    assert (16, 4) == (board.total(Column.ACTIVE), len(board.column(Column.ACTIVE)))
+
+
+def test_the_lowest_row_is_taken(board: Scoreboard) -> None:
+    """A new worker gets the lowest row that no other has, never the supervisor's."""
+    numbers = [board.take_row(taken).number for taken in ((), (1,), (1, 2), (1, 3), (2, 3))]
+
+    assert [1, 2, 3, 2, 1] == numbers
+    assert 4 == len(board.column(Column.PID))
+
+
+def test_no_row_is_left(board: Scoreboard) -> None:
+    """When all rows are taken, that is said."""
+    last = board.take_row(range(1, ROWS - 1))
+
+    assert ROWS - 1 == last.number
+    with pytest.raises(StopIteration):
+        board.take_row(range(1, ROWS))
+
+
+def test_memory_is_shared(board: Scoreboard, stack: ExitStack) -> None:
+    """What another process counts is seen here at once, and what is counted here is seen there."""
+    [row] = rows(board, 1)
+    row[Column.ACCEPTED] = 41
+
+    def count() -> None:
+        row[Column.ACCEPTED] += 1
+
+    code = status(child(stack, count))
+
+    assert (0, 42) == (code, row[Column.ACCEPTED])
+
+
+def test_settle(board: Scoreboard) -> None:
+    """A dead worker's open connections are lost; what it had counted up stays; its row says that nobody is there."""
+    first, second = active(board, 3, 4)
+    first[Column.PID] = 4711
+    first[Column.ACCEPTED] = 10
+    first[Column.REFUSED] = 2
+    first[Column.LOST] = 1
+    lost = board.settle(first.number)
+
+    assert (3, 4) == (lost, board.total(Column.ACTIVE))
+    assert [0, 0, 0, 10, 2, 4, 0, 0] == [first[column] for column in Column]
+    assert 4 == second[Column.ACTIVE]
+    assert 0 == board.settle(first.number)
+
+
+# -- the gate ---------------------------------------------------------------------------------------------------------
+
+
+def test_admit_up_to_the_limit(board: Scoreboard) -> None:
+    """A gate lets in as many as the limit says, over all workers, and then nobody until somebody leaves."""
+    mine, other = active(board, 0, 2)
+    gate = Gate(mine, 5)
+    admitted = [gate.admit() is not None for _ in range(5)]
+    gate.leave()
+    again = [gate.admit() is not None for _ in range(2)]
+
+    assert ([True, True, True, False, False], [True, False]) == (admitted, again)
+    assert (3, 4, 2) == (mine[Column.ACTIVE], mine[Column.ACCEPTED], other[Column.ACTIVE])
+
+
+def test_a_lower_limit_lets_nobody_in(board: Scoreboard) -> None:
+    """A reload that lowers the limit cuts nobody, and admits nobody until enough have left."""
+    [row] = active(board, 5)
+    gate = Gate(row, 10)
+    gate.limit = 3
+
+    assert (None, 5) == (gate.admit(), row[Column.ACTIVE])
+
+    for _ in range(3):
+        gate.leave()
+
+    assert gate.admit() is not None
+
+
+def test_refused_are_counted_apart(board: Scoreboard) -> None:
+    """Who is turned away has an id too, and is in no other count."""
+    [row] = active(board, 0)
+    gate = Gate(row, 1)
+    gate.refuse()
+
+    assert (1, 0, 0) == (row[Column.REFUSED], row[Column.ACTIVE], row[Column.ACCEPTED])
+
+
+def test_ids_are_unique(board: Scoreboard) -> None:
+    """No two connections have the same id: not of two workers, not of two workers of one slot, admitted or not."""
+    taken = rows(board, 3)
+    ids: list[int | None] = []
+    for _ in range(2):  # the second gate of a slot is that of the worker's successor
+        for row in taken:
+            gate = Gate(row, 10**6)
+            for _ in range(50):
+                ids += [gate.admit(), gate.refuse()]
+            board.settle(row.number)
+
+    assert None not in ids
+    assert 600 == len(set(ids))
+
+
+# -- the lock ---------------------------------------------------------------------------------------------------------
+
+
+def is_locked(board: Scoreboard, stack: ExitStack) -> bool:
+    """Tell whether this process has the lock, by the eyes of another one."""
+
+    def try_it() -> None:
+        fcntl.lockf(board.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def quietly() -> None:
+        with suppress(OSError):
+            try_it()
+            os._exit(7)
+
+    return status(child(stack, quietly)) != 7
+
+
+@pytest.mark.parametrize(("count", "locked"), [(0, False), (6, False), (7, True), (8, True), (9, True)])
+def test_the_lock_is_taken_near_the_limit_only(board: Scoreboard, stack: ExitStack, count: int, locked: bool) -> None:
+    """Far from the limit nobody takes a lock; near it one worker at a time decides, and gives the lock back."""
+    mine, _ = active(board, 0, count)
+    gate = Gate(mine, 8)
+    opened = gate.open()
+    during = is_locked(board, stack)
+    gate.shut()
+    gate.shut()  # once more does no harm
+
+    assert (True, locked, False) == (opened, during, is_locked(board, stack))
+
+
+def hold(board: Scoreboard, stack: ExitStack, gate: Gate) -> int:
+    """Return the process that has opened `gate` and sleeps on it."""
+    told, tell = os.pipe()
+
+    def sleep() -> None:
+        gate.open()
+        os.write(tell, b"!")
+        signal.pause()
+
+    pid = child(stack, sleep)
+    os.read(told, 1)
+    os.close(told)
+    os.close(tell)
+    return pid
+
+
+def test_another_has_the_lock(board: Scoreboard, stack: ExitStack) -> None:
+    """The lock is tried and not waited for, even if its holder is stopped; when the holder dies it is free."""
+    mine, theirs = active(board, 4, 4)
+    holder = hold(board, stack, Gate(theirs, 8))
+    os.kill(holder, signal.SIGSTOP)
+    gate = Gate(mine, 8)
+    during = gate.open()
+    gate.shut()
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    after = gate.open()
+    gate.shut()
+
+    assert (False, True) == (during, after)
+
+
+def test_shut_without_the_lock_leaves_it_to_its_holder(board: Scoreboard, stack: ExitStack) -> None:
+    """A gate that could not be opened does not unlock anything when it is shut."""
+    mine, theirs = active(board, 4, 4)
+    hold(board, stack, Gate(theirs, 8))
+    gate = Gate(mine, 8)
+    gate.open()
+    gate.shut()
+
+    assert not gate.open()
+
+
+RUNNERS = 4
+
+
+def race(board: Scoreboard, stack: ExitStack, limit: int, attempts: int) -> None:
+    """Let so many processes try so often each to let somebody in, all at the same time, as listeners do."""
+    start = memoryview(mmap.mmap(-1, 8)).cast("Q")
+    original = Scoreboard.total
+
+    def slow_total(self: Scoreboard, column: Column) -> int:
+        os.sched_yield()  # here the others come in between: after the count, before the sum
+        return original(self, column)
+
+    def run(gate: Gate) -> Callable[[], None]:
+        def live() -> None:
+            Scoreboard.total = slow_total  # type: ignore[method-assign]  # in the child only
+            while not start[0]:
+                os.sched_yield()
+            left = attempts
+            while left:
+                if not gate.open():
+                    continue
+                left -= 1
+                if gate.admit() is None:
+                    gate.refuse()
+                gate.shut()
+
+        return live
+
+    pids = [child(stack, run(Gate(row, limit))) for row in rows(board, RUNNERS)]
+    start[0] = 1
+
+    assert [status(pid) for pid in pids] == [0] * RUNNERS
+
+
+@pytest.mark.parametrize("limit", [1, 2, 8, 80])
+def test_the_last_places_are_given_exactly(board: Scoreboard, stack: ExitStack, limit: int) -> None:
+    """Processes that race for the last places get each of them once: none twice, none to nobody."""
+    near = limit - max(1, limit // 8)
+    board.row(0)[Column.ACTIVE] = near
+    attempts = limit - near + 3
+    race(board, stack, limit, attempts)
+
+    assert limit == board.total(Column.ACTIVE)
+    assert (limit - near, RUNNERS * attempts - (limit - near)) == (
+        board.total(Column.ACCEPTED),
+        board.total(Column.REFUSED),
+    )
+
+
+def test_the_limit_is_never_passed(board: Scoreboard, stack: ExitStack) -> None:
+    """So it is when they start from nothing, most of the way without the lock."""
+    race(board, stack, 200, 100)
+
+    assert (200, 200) == (board.total(Column.ACTIVE), board.total(Column.REFUSED))
+
+
+# -- fairness ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "crowded"),
+    [((0,), False), ((1000,), False), ((50, 50), False), ((100, 0), True), ((60, 30, 30), True), ((30, 60, 30), False)],
+)
+def test_crowded(board: Scoreboard, counts: tuple[int, ...], crowded: bool) -> None:
+    """A worker is crowded when it has many more connections than the mean."""
+    mine = active(board, *counts)[0]
+
+    assert crowded is Gate(mine, 10**6).crowded()
+
+
+def test_only_who_accepts_counts(board: Scoreboard) -> None:
+    """Connections of workers that retire, and rows that nobody has, are no reason to step aside or not to."""
+    mine, idle, retiring = active(board, 40, 40, 0)
+    retiring[Column.ACTIVE] = 10_000
+    retiring[Column.ACCEPTING] = 0
+    before = Gate(mine, 10**6).crowded()
+    idle[Column.ACTIVE] = 0
+
+    assert (False, True) == (before, Gate(mine, 10**6).crowded())
+
+
+def test_crowded_while_a_row_is_added(board: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor may take a row for another worker at any moment, also while one looks whether it is crowded."""
+    mine, _ = active(board, 100, 0)
+    original = Scoreboard.column
+
+    def column(self: Scoreboard, which: Column) -> memoryview:
+        found = original(self, which)
+        board.take_row(range(1, len(found)))
+        return found
+
+    monkeypatch.setattr(Scoreboard, "column", column)
+
+    assert Gate(mine, 10**6).crowded()

@@ -1,0 +1,281 @@
+"""The crew, with real forks of tiny workers and a clock that the test moves."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from echod.config.models import Config, Daemon
+from echod.observe.scoreboard import Column, Row, Scoreboard
+from echod.process import channel as messages
+from echod.process import crew as module
+from echod.process.crew import Assignment, Crew
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from echod.net.reactor import Reactor
+    from echod.process.channel import Channel
+
+
+def obedient(channel: Channel, row: Row) -> NoReturn:
+    """Live as a worker that answers each assignment and leaves with 0 when it is told to, or is left alone."""
+    row[Column.ACTIVE] = 2
+    while True:
+        select.select([channel], [], [])
+        received = channel.receive()
+        match received.message if received else messages.Stop():
+            case messages.Assign(generation, ()):
+                channel.send(messages.Answer(generation))
+                os._exit(0)
+            case messages.Assign(generation):
+                channel.send(messages.Answer(generation))
+            case messages.Ping():
+                channel.send(messages.Pong())
+            case messages.Drain():
+                channel.send(messages.Released())
+            case messages.Stop():
+                os._exit(0)
+
+
+def deaf(channel: Channel, row: Row) -> NoReturn:
+    """Live as a worker that never says a word."""
+    while True:
+        signal.pause()
+
+
+def stillborn(channel: Channel, row: Row) -> NoReturn:
+    """Die before the first answer."""
+    os._exit(7)
+
+
+class World:
+    """A crew, its scoreboard and its record of events; time passes only by `pass_time`."""
+
+    def __init__(self, reactor: Reactor, recorder: Any, live: Callable[[Channel, Row], NoReturn]) -> None:
+        self.reactor = reactor
+        self.recorder = recorder
+        self.board = Scoreboard()
+        self.ended: set[int] = set()
+        self.crew = Crew(reactor, self.board, recorder.emit, self._one)
+        self.live = live
+        self.now = monotonic()
+        reactor._clock = lambda: self.now
+        self.generation = 0
+
+    def _one(self, channel: Channel, row: Row) -> NoReturn:
+        signal.alarm(60)  # whatever goes wrong with the test, its workers end
+        try:
+            self.live(channel, row)
+        finally:
+            os._exit(99)
+
+    def assign(self, workers: int) -> None:
+        """Ask for so many workers with the next generation."""
+        self.generation += 1
+        config = Config(daemon=Daemon(workers=workers))
+        listener = self.board  # nothing listens: any name and descriptor makes a worker that does not retire
+        sockets: list[Any] = [("echo", _Fd(listener.lock))]
+        self.crew.assign(Assignment(self.generation, config, sockets), self.now)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Turn and reap until the condition holds."""
+        end = monotonic() + 10
+        while not condition():
+            assert monotonic() < end, "the condition did not come true"
+            self.reactor.turn(0.01)
+            self.crew.reap(self.now)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass at once, and turn."""
+        self.now += seconds
+        self.reactor.turn(0)
+
+    def pids(self) -> list[int]:
+        """Return the living workers."""
+        return list(self.crew._hands)
+
+    def close(self) -> None:
+        """End all workers and give back what the crew holds."""
+        self.crew._slots.clear()
+        self.crew.kill()
+        self.until(lambda: not self.pids())
+        if self.crew._config >= 0:
+            os.close(self.crew._config)
+        os.close(self.board.lock)
+
+
+class _Fd:
+    def __init__(self, fd: int) -> None:
+        self.fileno = lambda: fd
+
+
+@pytest.fixture
+def world(reactor: Reactor, recorder: Any) -> Iterator[World]:
+    """Give a world of obedient workers; none of them outlives the test."""
+    made = World(reactor, recorder, obedient)
+    yield made
+    made.close()
+
+
+def test_every_slot_gets_a_worker_that_answers(world: World) -> None:
+    """Three workers are forked with rows of their own and serve the first assignment, then the next in place."""
+    world.assign(3)
+    world.until(lambda: world.crew.serves(1))
+    pids = world.pids()
+
+    assert 3 == len(set(pids))
+    assert {1, 2, 3} == {hand.row.number for hand in world.crew._hands.values()}
+    assert ["worker.started"] * 3 == world.recorder.names()
+    world.assign(3)
+    assert not world.crew.serves(2)
+    world.until(lambda: world.crew.serves(2))
+    assert pids == world.pids()
+
+
+def test_fewer_retire_and_more_are_recalled(world: World) -> None:
+    """A smaller number asks some to leave, and only those; a larger one starts new ones."""
+    world.assign(3)
+    world.until(lambda: world.crew.serves(1))
+    first = world.pids()[0]
+    world.assign(1)
+    world.until(lambda: len(world.pids()) == 1)
+
+    assert [first] == world.pids()
+    assert ["worker.exited"] * 2 == world.recorder.names()[3:]
+    world.assign(2)
+    world.until(lambda: world.crew.serves(3))
+    assert 2 == len(world.pids())
+
+
+def test_a_killed_worker_is_replaced_and_its_books_are_closed(world: World) -> None:
+    """Its connections count as lost, its successor comes after 0.1 s, on the lowest free row, and serves."""
+    world.assign(1)
+    world.until(lambda: world.crew.serves(1))
+    world.until(lambda: world.board.total(Column.ACTIVE) == 2)
+    (killed,) = world.pids()
+    os.kill(killed, signal.SIGKILL)
+    world.until(lambda: not world.pids())
+    died = vars(world.recorder.events[-1])
+
+    assert ("SIGKILL", None, 2, killed) == (died["signal"], died["status"], died["lost"], died["pid"])
+    assert (0, 2) == (world.board.total(Column.ACTIVE), world.board.total(Column.LOST))
+    world.pass_time(0.09)
+    assert not world.pids()
+    world.pass_time(0.02)
+    world.until(lambda: world.crew.serves(1))
+    assert killed not in world.pids()
+    assert not world.crew.hopeless
+
+
+def test_workers_that_keep_dying_wait_longer_and_longer(world: World) -> None:
+    """The second death in a row is said once as throttled; a slot where none ever answered is hopeless."""
+    world.live = stillborn
+    world.assign(1)
+    for delay in (0.1, 0.2, 0.4):
+        world.until(lambda: not world.pids())
+        world.pass_time(delay + 0.001)
+
+    assert world.crew.hopeless
+    assert 1 == world.recorder.names().count("worker.throttled")
+    assert 7 == next(vars(event)["status"] for event in world.recorder.events if event.name == "worker.died")
+
+
+def test_a_silent_worker_is_killed_and_replaced(world: World) -> None:
+    """Ten seconds of unanswered pings end a worker; the event says that it was silent."""
+    world.live = deaf
+    world.assign(1)
+    (hung,) = world.pids()
+    for _ in range(int(module.SILENT_AFTER)):
+        world.pass_time(module.PING_INTERVAL)
+    assert [hung] == world.pids()
+    world.pass_time(module.PING_INTERVAL)
+    world.until(lambda: not world.pids())
+    died = vars(world.recorder.events[-1])
+
+    assert (True, "SIGKILL", hung) == (died["silent"], died["signal"], died["pid"])
+
+
+def test_a_supervisor_that_was_stopped_blames_nobody(world: World) -> None:
+    """After an hour in which the supervisor itself did not run, the count of silence starts again."""
+    world.live = deaf
+    world.assign(1)
+    (pid,) = world.pids()
+    world.pass_time(3600)
+    for _ in range(int(module.SILENT_AFTER) - 1):
+        world.pass_time(module.PING_INTERVAL)
+
+    assert [pid] == world.pids()
+    world.crew.reap(world.now)
+    assert "worker.died" not in world.recorder.names()
+
+
+def test_a_worker_that_cannot_be_told_is_killed(world: World) -> None:
+    """A worker with a full channel would never learn of a reload: its successor will."""
+    world.live = deaf
+    world.assign(1)
+    (hand,) = world.crew._hands.values()
+    with suppress(BlockingIOError):
+        while True:
+            hand.channel.send(messages.Ping())
+    world.live = obedient
+    world.assign(1)
+    world.until(lambda: not world.pids())
+    world.pass_time(0.2)
+    world.until(lambda: world.crew.serves(2))
+
+    assert [hand.pid] != world.pids()
+
+
+def test_drain_stop_and_kill_end_everyone(world: World) -> None:
+    """Drain is answered when the listeners are released; nobody who has left is replaced."""
+    world.assign(2)
+    world.until(lambda: world.crew.serves(1))
+    world.crew.drain(5.0)
+    world.until(lambda: world.crew.released)
+    world.crew.stop()
+    world.until(lambda: not world.pids())
+    world.pass_time(60)
+
+    assert not world.pids()
+    assert ["worker.exited"] * 2 == world.recorder.names()[2:]
+
+
+def test_a_fork_that_fails_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without another process allowed the slot waits; nothing leaks, signals are let through again."""
+    real, before = os.fork, len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # a Path would hold one more
+
+    def refused() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    world.assign(1)
+
+    assert not world.pids()
+    assert before + 1 == len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # the configuration's memfd
+    assert set() == signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    monkeypatch.setattr(os, "fork", real)
+    world.pass_time(0.2)
+    world.until(lambda: world.crew.serves(1))
+
+
+def test_many_lives_leave_no_descriptors(world: World) -> None:
+    """Twenty deaths and twenty assignments later this process holds what it held before."""
+    world.assign(2)
+    world.until(lambda: world.crew.serves(1))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # a Path would hold one more
+    for _ in range(20):
+        victim = world.pids()[0]
+        os.kill(victim, signal.SIGKILL)
+        world.until(lambda gone=victim: gone not in world.pids())  # type: ignore[misc]
+        world.pass_time(20)
+        world.assign(2)
+        world.until(lambda: world.crew.serves(world.generation))
+
+    assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # as above

@@ -1,0 +1,103 @@
+"""Becoming a daemon: what a starter is told, and what a daemon does not inherit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from echod.errors import ConfigError, StartError, UsageError
+from echod.process import daemonize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+
+def test_a_service_manager_that_is_notified_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """$NOTIFY_SOCKET refuses --daemon; $INVOCATION_ID, which Type=forking sets too, does not."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("INVOCATION_ID", "0" * 32)
+    daemonize.check_environment()
+    monkeypatch.setenv("NOTIFY_SOCKET", "@notify")
+
+    with pytest.raises(UsageError, match="--daemon makes no sense"):
+        daemonize.check_environment()
+
+
+def test_the_environment_is_cleaned_by_starting_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is allowed goes along, with the same interpreter and the same arguments; a clean one stays as it is."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
+    allowed = {"PATH": "/bin", "LC_ALL": "C", "TZ": "UTC"}
+    monkeypatch.setattr(os, "environ", allowed | {"LD_PRELOAD": "", "PYTHONPATH": "/x", "LISTEN_FDS": "1"})
+    daemonize.clean_environment()
+    monkeypatch.setattr(os, "environ", allowed)
+    daemonize.clean_environment()
+
+    assert [(sys.executable, [sys.executable, *sys.orig_argv[1:]], allowed)] == calls
+
+
+@pytest.mark.parametrize(
+    ("say", "code", "lines"),
+    [
+        (lambda starter: starter.ready(), 0, []),
+        (lambda starter: starter.failed(StartError("no worker")), 1, ["no worker"]),
+        (lambda starter: starter.failed(ConfigError("one", "two")), 78, ["one", "two"]),
+    ],
+)
+def test_the_starter_is_told_once(say: Callable[[daemonize.Starter], None], code: int, lines: list[str]) -> None:
+    """The outcome goes down the pipe as code and lines, and the pipe is closed; a second word is not said."""
+    reader, writer = os.pipe()
+    starter = daemonize.Starter(writer)
+    say(starter)
+    starter.ready()
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+
+    assert [code, lines] == orjson.loads(said)
+    assert -1 == starter.fd
+
+
+def test_a_starter_that_is_gone_is_no_error() -> None:
+    """Whoever interrupts the starter does not end the daemon; nor is there anyone to tell in the foreground."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    daemonize.Starter(writer).ready()
+    daemonize.Starter(-1).ready()
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(writer)
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "text"),
+    [
+        (b"[0,[]]", 0, ""),
+        (b'[78,["one","two"]]', 78, "echod: one\nechod: two\n"),
+        (b"", 1, "echod: the daemon died before it was ready\n"),
+    ],
+)
+def test_the_starter_leaves_as_it_is_told(
+    said: bytes, code: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints the reasons and leaves with the code; silence means that the daemon is dead."""
+
+    class LeftError(Exception):
+        pass
+
+    def leave(status: int) -> NoReturn:
+        raise LeftError(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    reader, writer = os.pipe()
+    os.write(writer, said)
+    os.close(writer)
+    with pytest.raises(LeftError) as left:
+        daemonize._wait(reader)
+
+    assert (code,) == left.value.args
+    assert text == capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""The listening sockets: all or nothing when they are opened, exactly those asked for when they are closed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from echod.config.models import Listener
+from echod.errors import StartError
+from echod.net import sockets
+from echod.process import doors as module
+from echod.process.doors import Doors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from echod.events import Event
+
+ONE = Listener(name="one", address="127.0.0.1:0")
+TWO = Listener(name="two", address="127.0.0.1:0")
+
+
+@pytest.fixture
+def doors() -> Iterator[Doors]:
+    """Give doors that are closed at the end."""
+    made = Doors()
+    yield made
+    made.close([ONE, TWO])
+
+
+def count_descriptors() -> int:
+    """Count the descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_what_is_opened_listens(doors: Doors) -> None:
+    """Each listener has its sockets, named after it; the state tells the addresses really bound."""
+    doors.open([ONE, TWO])
+    (name, sock), (other, _) = doors.of([ONE, TWO])
+
+    assert ("one", "two") == (name, other)
+    with socket.create_connection(sock.getsockname(), 5):
+        pass
+    assert [sock.fileno() for _, sock in doors.of([ONE, TWO])] == doors.filenos()
+    bound = [sockets.text(sock.getsockname())]
+    assert [{"name": "one", "kind": "tcp", "address": "127.0.0.1:0", "bound": bound}] == doors.state([ONE])
+
+
+def test_one_failure_undoes_all_that_was_opened(doors: Doors) -> None:
+    """When an address is taken nothing new stays bound, and what was open before stays open."""
+    doors.open([ONE])
+    before, descriptors = doors.filenos(), count_descriptors()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bad = Listener(name="bad", address=f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(StartError, match='listener "bad": '):
+            doors.open([TWO, bad])
+
+    assert before == doors.filenos()
+    assert [] == doors.of([TWO])
+    assert descriptors == count_descriptors()
+
+
+def test_more_sockets_than_a_message_holds_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be handed to a worker is refused with both numbers, and closed."""
+    monkeypatch.setattr(module, "MOST_DESCRIPTORS", 2)
+    doors.open([ONE])
+    descriptors = count_descriptors()
+    with pytest.raises(StartError, match="the listeners need 2 sockets, and 1 is the most"):
+        doors.open([TWO])
+
+    assert descriptors == count_descriptors()
+
+
+def test_close_closes_only_what_is_named(doors: Doors) -> None:
+    """Closing one listener leaves the other; closing it twice does no harm."""
+    doors.open([ONE, TWO])
+    (_, sock), (_, kept) = doors.of([ONE, TWO])
+    doors.close([ONE])
+    doors.close([ONE])
+
+    assert -1 == sock.fileno()
+    assert [kept.fileno()] == doors.filenos()
+
+
+def test_events_tell_what_became_of_each_address(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bound addresses are opened, those this machine lacks are skipped, and what is closed is said before it is."""
+    lacking = sockets.Skipped(("192.0.2.1", 7), socket.AF_INET, "EADDRNOTAVAIL")
+    real = sockets.bind
+    monkeypatch.setattr(sockets, "bind", lambda listener: (real(listener)[0], [lacking]))
+    said: list[Event] = []
+    emit: Callable[[Event], None] = said.append
+    doors.open([ONE])
+    doors.say_opened([ONE], emit)
+    doors.say_closed([ONE], emit)
+
+    assert ["listener.opened", "listener.skipped", "listener.closed"] == [event.name for event in said]
+    port = doors.of([ONE])[0][1].getsockname()[1]
+    assert [("127.0.0.1", port), ("192.0.2.1", 7), ("127.0.0.1", port)] == [
+        (vars(event)["address"], vars(event)["port"]) for event in said
+    ]
+    assert "EADDRNOTAVAIL" == vars(said[1])["error"]
+
+
+def test_sockets_are_not_inherited(doors: Doors) -> None:
+    """A program that echod executes would not keep the address bound."""
+    doors.open([ONE])
+
+    assert [False] == [os.get_inheritable(fd) for fd in doors.filenos()]

@@ -1,0 +1,64 @@
+"""What the black-box suites share: a directory for each daemon, enough descriptors for the clients, and an option."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.system.daemon import Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+    from tests.system.daemon import Starter
+
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--starts`; pass `tests/system` on the command line too, else pytest learns of the option too late."""
+    parser.addoption("--starts", type=int, default=20, help="how often `run --daemon` is started (default 20)")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember that a test failed, so that its daemons are killed and their logs shown instead of judged."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def starts(pytestconfig: pytest.Config) -> int:
+    """How often `run --daemon` is started in a row."""
+    return int(pytestconfig.getoption("--starts", default=20))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _many_descriptors() -> None:
+    """Let the clients of this process have as many descriptors as the machine allows."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@pytest.fixture
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Starter]:
+    """Start daemons with the arguments of `Daemon`, and hold the common rule for each when the test is over."""
+    started: list[Daemon] = []
+    with contextlib.ExitStack() as stack:
+
+        def begin(**options: Any) -> Daemon:
+            directory = tmp_path / f"echod-{len(started)}"
+            directory.mkdir()
+            daemon = Daemon(directory, **options)
+            daemon.__enter__()
+            started.append(daemon)
+            stack.push(lambda *_: daemon.finish(failed=request.node.stash.get(FAILED, False)))
+            return daemon
+
+        yield begin

@@ -1,0 +1,416 @@
+"""The commands as an operator meets them: what they print, how they exit, and what they say to misuse.
+
+Rule: whatever is wrong is one clear line `echod: ...` on stderr, never a traceback, within two seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import time
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system import proc
+from tests.system.clients import connect, echo_once, ping, read_to_end
+from tests.system.daemon import ECHOD, ROOT, SCALE, Daemon, StartFailedError, echod, environment, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tests.system.daemon import Starter
+
+PROMPT = 2.0  # CPU seconds: -X dev and the imports take most of them; a loaded machine must not decide
+
+
+@contextlib.contextmanager
+def promptly() -> Iterator[None]:
+    """Hold that the commands run inside use little CPU time and do not wait for long."""
+    used, started = children_cpu(), time.monotonic()
+    yield
+    assert children_cpu() - used < PROMPT
+    assert time.monotonic() - started < 5 * PROMPT * SCALE
+
+
+def children_cpu() -> float:
+    """Return the CPU seconds of all children that were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], code: int, *texts: str) -> None:
+    """Hold that a command failed with this code and one `echod: ` line that contains the texts."""
+    lines = result.stderr.splitlines()
+    assert (result.returncode, len(lines)) == (code, 1), result
+    assert lines[0].startswith("echod: ")
+    assert "Traceback" not in result.stdout
+    for text in texts:
+        assert text in lines[0]
+
+
+def test_check(tmp_path: Path) -> None:
+    """`check` accepts a good file with 0, and says of a bad one every fault with its line, with 78."""
+    daemon = Daemon(tmp_path)
+    assert echod("check", "-c", str(daemon.file)).returncode == 0
+    daemon.file.write_text('[limits]\nmax_conections = 3\nbuffer = "many"\n')
+    result = echod("check", "-c", str(daemon.file))
+    lines = result.stderr.splitlines()
+
+    assert result.returncode == 78
+    assert len(lines) == 2
+    assert f'{daemon.file}:2: limits.max_conections: unknown key, did you mean "max_connections"?' in lines[0]
+    assert f"{daemon.file}:3: limits.buffer" in lines[1]
+
+
+def test_check_does_not_disturb_a_running_daemon(start: Starter) -> None:
+    """`check` of the file of a running daemon answers, and the daemon does not notice."""
+    daemon = start()
+    with connect(daemon.address()) as client:
+        ping(client)
+        assert echod("check", "-c", str(daemon.file)).returncode == 0
+        ping(client)
+
+    assert daemon.records("signal.received") == []
+
+
+def test_show_config_parses_back(tmp_path: Path) -> None:
+    """What `show config` prints is a file that `check` accepts and that prints the same again."""
+    daemon = Daemon(
+        tmp_path, workers=3, limits={"buffer": "16KiB", "idle_timeout": "90s"}, log={"suppress": ["log.dropped"]}
+    )
+    first = echod("show", "config", "-c", str(daemon.file))
+    again = tmp_path / "again.toml"
+    again.write_text(first.stdout)
+    shown = tomllib.loads(first.stdout)
+
+    assert first.returncode == 0
+    assert first.stdout == echod("show", "config", "-c", str(again)).stdout
+    assert shown["daemon"]["workers"] == 3
+    assert shown["log"]["suppress"] == ["log.dropped"]
+
+
+def test_show_defaults_is_the_shipped_file() -> None:
+    """`show defaults` prints etc/echod.toml to the letter."""
+    result = echod("show", "defaults")
+
+    assert result.returncode == 0
+    assert (ROOT / "etc" / "echod.toml").read_text() == result.stdout
+
+
+def test_show_schema() -> None:
+    """`show schema` prints a JSON Schema that knows the tables."""
+    result = echod("show", "schema")
+    schema = json.loads(result.stdout)
+
+    assert {"daemon", "log", "limits", "listener"} <= set(schema["properties"])
+
+
+def test_status(start: Starter) -> None:
+    """`status` names state, pid and addresses; `status --json` prints the state, with the numbers of this moment."""
+    daemon = start(workers=2)
+    with connect(daemon.address()) as client:
+        ping(client)
+        text = echod("status", "-c", str(daemon.file))
+        state = json.loads(echod("status", "--json", "-c", str(daemon.file)).stdout)
+
+    assert text.returncode == 0
+    for word in ("ready", str(daemon.pid), str(daemon.address()[1])):
+        assert word in text.stdout
+    assert (state["pid"], state["state"]) == (daemon.pid, "ready")
+    assert sorted(worker["pid"] for worker in state["workers"]) == daemon.workers()
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["status", "--json"], ["stop"], ["stop", "--wait"], ["reload"]], ids=" ".join
+)
+@pytest.mark.parametrize("pid_file", [None, "", "1\n", "garbage"], ids=["none", "empty", "foreign", "garbage"])
+def test_not_running(tmp_path: Path, command: list[str], pid_file: str | None) -> None:
+    """Without a daemon, whatever the pid file says, each command exits 3 and signals nobody."""
+    daemon = Daemon(tmp_path)
+    daemon.runtime.mkdir()
+    if pid_file is not None:
+        daemon.pid_file.write_text(pid_file)
+    with promptly():
+        assert_refused(echod(*command, "-c", str(daemon.file)), 3, "not running")
+
+
+def test_a_pid_file_of_somebody_else_is_not_believed(start: Starter, tmp_path: Path) -> None:
+    """`stop` compares the lock, not the number: a process whose pid stands in a stale file is left alone."""
+    other = start()
+    directory = tmp_path / "stale"
+    directory.mkdir()
+    daemon = Daemon(directory)
+    daemon.runtime.mkdir()
+    daemon.pid_file.write_text(f"{other.pid}\n")
+    assert_refused(echod("stop", "--wait", "-c", str(daemon.file)), 3)
+
+    assert proc.alive(other.pid)
+    assert other.records("signal.received") == []
+
+
+def test_stop_wait(start: Starter) -> None:
+    """`stop --wait` returns 0 when the daemon is gone, and not before."""
+    daemon = start(workers=2)
+    pids = daemon.pids()
+    result = echod("stop", "--wait", "-c", str(daemon.file))
+
+    assert result.returncode == 0, result
+    # The supervisor is this test's child, so it stays a zombie until it is waited for; a zombie counts as gone.
+    assert not any(map(proc.alive, pids))
+    assert daemon.wait_exit() == 0
+
+
+def test_a_broken_file_does_not_prevent_a_stop(start: Starter) -> None:
+    """`status` and `stop` need the runtime directory only: other faults in the file do not matter."""
+    daemon = start()
+    daemon.file.write_text(
+        f'[daemon]\nruntime_directory = "{daemon.runtime}"\nworkers = "lots"\n[limits]\nbuffer = 1\n'
+    )
+    assert echod("status", "-c", str(daemon.file)).returncode == 0
+    assert echod("stop", "--wait", "-c", str(daemon.file)).returncode == 0
+    assert daemon.wait_exit() == 0
+
+
+def test_reload_wait(start: Starter) -> None:
+    """`reload --wait` returns 0 when the new file is in force, 78 with its faults when it is not taken."""
+    daemon = start(expect=["reload.refused"])
+    daemon.write(limits={"idle_timeout": "200ms"})
+    assert echod("reload", "--wait", "-c", str(daemon.file)).returncode == 0
+    with connect(daemon.address()) as client:
+        assert read_to_end(client, 5) == (b"", "fin")
+    state = daemon.state()
+    good = daemon.file.read_text()
+    daemon.file.write_text(good + "\n[nonsense]\n")
+    result = echod("reload", "--wait", "-c", str(daemon.file))
+    daemon.file.write_text(good)
+
+    assert result.returncode == 78, result
+    assert "nonsense" in result.stderr
+    assert (state["generation"], state["workers"]) == (daemon.state()["generation"], daemon.state()["workers"])
+    echo_once(daemon.address())
+
+
+def test_reload_without_wait(start: Starter) -> None:
+    """`reload` signals and returns; the reload happens."""
+    daemon = start()
+    assert echod("reload", "-c", str(daemon.file)).returncode == 0
+    daemon.wait_for("reload.completed")
+
+
+MISUSE: dict[str, tuple[list[str | bytes], int, str]] = {
+    "no command": ([], 2, "required"),
+    "unknown command": (["frobnicate"], 2, "frobnicate"),
+    "unknown option": (["run", "--frobnicate"], 2, "--frobnicate"),
+    "abbreviated option": (["run", "--dae"], 2, "--dae"),
+    "abbreviated config": (["check", "--conf", "x"], 2, "--conf"),
+    "missing value": (["check", "-c"], 2, "-c"),
+    "value for a switch": (["run", "--daemon=yes"], 2, "--daemon"),
+    "empty config": (["check", "--config", ""], 2, "config"),
+    "extra word": (["check", "now"], 2, "now"),
+    "unknown topic": (["show", "everything"], 2, "everything"),
+    "wait at the wrong command": (["check", "--wait"], 2, "--wait"),
+    "missing file": (["check", "-c", "/nonexistent/echod.toml"], 78, "/nonexistent/echod.toml"),
+    "directory": (["check", "-c", "/"], 78, "/"),
+    "device": (["check", "-c", "/dev/zero"], 78, "/dev/zero"),
+    "missing file of run": (["run", "-c", "/nonexistent/echod.toml"], 78, "/nonexistent/echod.toml"),
+    "surrogate bytes": (["check", "-c", b"/nonexistent/\xff\xfe.toml"], 78, "/nonexistent/"),
+    "surrogate option": ([b"--\xff"], 2, ""),
+    "line feed": (["check", "-c", "/nonexistent/a\nb"], 78, "/nonexistent/a"),
+    "escape sequence": (["frob\x1b[31m"], 2, "frob"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "text"), MISUSE.values(), ids=MISUSE)
+def test_misuse(arguments: list[str | bytes], code: int, text: str) -> None:
+    """Each kind of misuse has its exit code and one printable line that names what was wrong."""
+    with promptly():
+        result = echod(*arguments)
+
+    assert_refused(result, code, text)
+    assert result.stderr.rstrip("\n").isprintable()
+
+
+def shell(script: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in which `$ECHOD` is the command."""
+    command = " ".join(ECHOD)
+    return subprocess.run(
+        ["bash", "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+        env=environment(ECHOD=command) | dict(env or {}),
+    )
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "show defaults", "show schema", "--version"])
+@pytest.mark.parametrize("output", ["| true", ">&-", "> /dev/full"], ids=["closed pipe", "closed", "full"])
+def test_nobody_reads_the_output(command: str, output: str) -> None:
+    """Output into a pipe that nobody reads, a closed descriptor or a full disk makes no traceback."""
+    result = shell(f"$ECHOD {command} {output}; echo ${{PIPESTATUS[0]}} >&2")
+    *said, code = result.stderr.splitlines()
+
+    assert int(code) in {0, 1, 141}
+    assert "Traceback" not in result.stderr
+    if output != ">&-":  # argparse prints on stderr what it cannot print on stdout, which is as good
+        assert all(line.startswith("echod: ") for line in said), said
+        assert len(said) <= 1
+
+
+def test_help_on_a_narrow_terminal() -> None:
+    """`--help` fits 20 columns without failing, and names each command."""
+    result = shell("$ECHOD --help", {"COLUMNS": "20"})
+
+    assert (result.returncode, result.stderr) == (0, "")
+    for command in ("run", "check", "reload", "stop", "status", "show"):
+        assert command in result.stdout
+
+
+def test_without_home_and_user(tmp_path: Path) -> None:
+    """With neither HOME nor USER nor PATH set, `check` works."""
+    daemon = Daemon(tmp_path)
+    env = {name: value for name, value in environment().items() if name not in {"HOME", "USER", "LOGNAME", "PATH"}}
+
+    assert echod("check", "-c", str(daemon.file), env=env).returncode == 0
+
+
+@pytest.mark.parametrize("variable", ["PYTHONWARNINGS=error", "PYTHONOPTIMIZE=2", "PYTHONUNBUFFERED=1", "PYTHONUTF8=0"])
+def test_python_variables(start: Starter, variable: str) -> None:
+    """Python's own variables do not change what the daemon does."""
+    name, _, value = variable.partition("=")
+    daemon = start(env=environment(**{name: value}))
+    echo_once(daemon.address())
+
+
+def test_a_path_beyond_ascii_under_the_c_locale(tmp_path: Path) -> None:
+    """LANG=C and a path that is not ASCII: the file is found, and a message about it is printable."""
+    folder = tmp_path / "größe"
+    folder.mkdir()
+    daemon = Daemon(folder)
+    env = environment(LANG="C", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    assert echod("check", "-c", str(daemon.file), env=env).returncode == 0
+
+    assert_refused(echod("check", "-c", str(daemon.file) + "x", env=env), 78)
+
+
+def test_a_deleted_working_directory(tmp_path: Path) -> None:
+    """From a directory that no longer exists an absolute path works and a relative one is refused in one line."""
+    daemon = Daemon(tmp_path)
+    script = 'd=$(mktemp -d) && cd "$d" && rmdir "$d" && $ECHOD check -c '
+    env = {"PYTHONPATH": str(ROOT)}
+    relative = shell(script + "echod.toml", env)
+
+    assert shell(script + str(daemon.file), env).returncode == 0
+    assert relative.returncode in {1, 2, 78}
+    assert [line[:7] for line in relative.stderr.splitlines()] == ["echod: "]
+
+
+def test_a_second_instance_names_the_first(start: Starter) -> None:
+    """A second `run` on the same runtime directory exits 1 at once with the pid of the first, which does not notice."""
+    daemon = start()
+    with promptly():
+        assert_refused(echod("run", "-c", str(daemon.file)), 1, "already running", str(daemon.pid))
+
+    assert daemon.pid_file.read_text() == f"{daemon.pid}\n"
+    echo_once(daemon.address())
+
+
+def test_twenty_starts_at_once(tmp_path: Path, start: Starter) -> None:
+    """Of 20 simultaneous starts exactly one runs; the others exit 1 and say that it does."""
+    daemon = start()
+    daemon.stop()
+    with (tmp_path / "output").open("wb") as output:
+        rivals = [
+            subprocess.Popen(
+                [*ECHOD, "run", "-c", str(daemon.file)],
+                cwd=ROOT,
+                env=environment(),
+                stdout=output,
+                stderr=subprocess.PIPE,
+            )
+            for _ in range(20)
+        ]
+        try:
+            wait_until(lambda: sum(rival.poll() is not None for rival in rivals) == 19, 30, "19 of 20 giving up")
+            winner = next(rival for rival in rivals if rival.poll() is None)
+            wait_until(lambda: daemon.state().get("state") == "ready", 10, "readiness")
+            echo_once(daemon.address())
+            winner.terminate()
+            winner.wait(10)
+            said = [rival.communicate(timeout=10)[1].decode() for rival in rivals if rival is not winner]
+        finally:
+            for rival in rivals:
+                if rival.poll() is None:
+                    rival.kill()
+                    rival.wait()
+                if rival.stderr:
+                    rival.stderr.close()
+
+    assert winner.returncode == 0
+    assert {rival.returncode for rival in rivals if rival is not winner} == {1}
+    assert all("already running" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "1\n", "garbage\0\xff", "9" * 5000], ids=["empty", "foreign", "garbage", "huge"]
+)
+def test_a_stale_pid_file_does_not_hinder(tmp_path: Path, content: str) -> None:
+    """Whatever a dead daemon left in its pid file, the next start takes it over."""
+    daemon = Daemon(tmp_path)
+    daemon.runtime.mkdir()
+    daemon.pid_file.write_text(content)
+    with daemon:
+        assert daemon.pid_file.read_text() == f"{daemon.pid}\n"
+        echo_once(daemon.address())
+
+
+def test_a_symlinked_pid_file_is_refused(tmp_path: Path) -> None:
+    """A pid file that is a symbolic link is not followed: the start is refused and the target stays as it is."""
+    daemon = Daemon(tmp_path)
+    daemon.runtime.mkdir()
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    daemon.pid_file.symlink_to(target)
+    with pytest.raises(StartFailedError) as failure, daemon:
+        pass
+
+    assert failure.value.code == 1
+    assert target.read_text() == "precious"
+
+
+def test_run_refuses_a_taken_port(start: Starter, tmp_path: Path) -> None:
+    """`run` on a port in use exits 1 with the address, and leaves no pid file behind."""
+    host, port = start().address()
+    daemon = Daemon(tmp_path, listeners=[{"name": "echo", "kind": "tcp", "address": f"{host}:{port}"}])
+    with pytest.raises(StartFailedError) as failure, daemon:
+        pass
+
+    assert failure.value.code == 1
+    assert str(port) in failure.value.stderr
+    assert not daemon.pid_file.exists()
+
+
+def test_version() -> None:
+    """`--version` prints the version alone, quickly."""
+    with promptly():
+        result = echod("--version")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("echod ")
+
+
+def test_state_is_readable_by_all(start: Starter) -> None:
+    """state.json and the pid file are 0644 in a 0755 directory, so that everybody may ask for the status."""
+    daemon = start()
+
+    assert daemon.runtime.stat().st_mode & 0o777 == 0o755
+    assert {0o644} == {path.stat().st_mode & 0o777 for path in (daemon.pid_file, daemon.runtime / "state.json")}
+    assert sorted(path.name for path in daemon.runtime.iterdir()) == ["echod.pid", "state.json"]
+    assert os.access(daemon.runtime / "state.json", os.R_OK)

@@ -1,0 +1,117 @@
+"""What is written and what is not: rotation, levels, suppressed events, snapshots, and never a byte of the payload."""
+
+from __future__ import annotations
+
+from signal import SIGUSR1, SIGUSR2
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+
+from tests.system.clients import Load, connect, echo_once, ping
+from tests.system.daemon import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.system.daemon import Starter
+
+SEED = 3
+
+
+def connection_lines(lines: list[dict[str, object]]) -> int:
+    """Count the lines about connections."""
+    return sum(str(line["event"]).startswith("connection.") for line in lines)
+
+
+def test_rotation_loses_no_line(start: Starter, tmp_path: Path) -> None:
+    """20 renames with USR1 under load, two workers: the files together hold every line, whole."""
+    file = tmp_path / "rotating.log"
+    daemon = start(workers=2, log={"file": str(file)})
+    connections = 0
+    for number in range(20):
+        with Load.open(daemon.address(), 50, 1000, SEED, writes=(1, 256)) as load:
+            load.run(0.005)
+            file.rename(tmp_path / f"rotated.{number}")
+            daemon.signal(SIGUSR1)
+            assert load.run(10), load.report()
+        connections += 50
+        wait_until(file.exists, 5, "a new file")
+        wait_until(lambda: b"log.reopened" in file.read_bytes(), 5, "log.reopened")
+    daemon.stop()
+    files = [*tmp_path.glob("rotated.*"), file]
+    lines = [orjson.loads(line) for path in files for line in path.read_bytes().splitlines()]
+    counts = {
+        event: sum(line["event"] == event for line in lines) for event in ("connection.opened", "connection.closed")
+    }
+
+    assert counts == {"connection.opened": connections, "connection.closed": connections}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+    assert all(path.read_bytes().endswith(b"\n") for path in files)
+
+
+def test_a_log_that_cannot_be_reopened(start: Starter, tmp_path: Path) -> None:
+    """When the directory of the log is gone at USR1, the old file goes on being written and the reason is in it."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    daemon = start(log={"file": str(folder / "echod.log")}, expect=["log.failed"])
+    folder.rename(tmp_path / "moved")
+    daemon.signal(SIGUSR1)
+    record = daemon.wait_for("log.failed")
+    echo_once(daemon.address())
+    daemon.wait_for("connection.closed")
+
+    assert "error.message" in record
+
+
+@pytest.mark.parametrize("level", ["debug", "warning"])
+def test_levels(start: Starter, level: str) -> None:
+    """At debug each step of a connection is a line; at warning nothing of an ordinary day is."""
+    daemon = start(log={"level": level})
+    with connect(daemon.address()) as client:
+        ping(client, b"12345")
+    if level == "debug":
+        received = daemon.wait_for("connection.received")
+        sent = daemon.wait_for("connection.sent")
+        assert received["echod.io.count"] == sent["echod.io.count"] == 5
+        daemon.wait_for("connection.closed")
+    else:
+        daemon.stop()
+        assert daemon.reader
+        assert daemon.reader.records == []
+
+
+def test_suppressed_events(start: Starter) -> None:
+    """Events listed in log.suppress are not written, the others are."""
+    daemon = start(log={"suppress": ["connection.opened"]})
+    echo_once(daemon.address())
+    daemon.wait_for("connection.closed")
+
+    assert daemon.records("connection.opened") == []
+
+
+def test_no_payload_in_the_log(start: Starter) -> None:
+    """Not even at debug does a byte of what clients send appear in the log."""
+    daemon = start(log={"level": "debug"})
+    with connect(daemon.address()) as client:
+        ping(client, b"open-sesame" * 10)
+    daemon.wait_for("connection.closed")
+    assert daemon.reader
+
+    assert "sesame" not in daemon.reader.tail(1000)
+
+
+def test_usr2_reports_a_snapshot(start: Starter) -> None:
+    """USR2 logs the state with its numbers and writes state.json anew with the same ones."""
+    daemon = start(workers=2)
+    with connect(daemon.address()) as client, connect(daemon.address()) as other:
+        ping(client)
+        ping(other)
+        daemon.signal(SIGUSR2)
+        record = daemon.wait_for("status.reported")
+        wait_until(lambda: daemon.state()["connections"]["active"] == 2, 5, "2 active connections in state.json")
+
+    assert record["echod.connections.active"] == 2
+    assert record["echod.connections.accepted"] == 2
+    assert record["echod.state"] == "ready"
+    assert sorted(record["echod.worker.pids"]) == daemon.workers()

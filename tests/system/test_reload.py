@@ -1,0 +1,235 @@
+"""SIGHUP on an edited file: new connections are under it, live ones untouched, bad files change nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from signal import SIGHUP
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.bad_configs import BAD_CONFIGS
+from tests.system import proc
+from tests.system.clients import KIB, MIB, Load, connect, echo_once, ping, read_to_end
+from tests.system.daemon import wait_until
+
+if TYPE_CHECKING:
+    from tests.system.daemon import Daemon, Starter
+
+SEED = 5
+
+
+def listener(name: str, address: str = "127.0.0.1:0") -> dict[str, Any]:
+    """Return the table of a listener."""
+    return {"name": name, "kind": "tcp", "address": address}
+
+
+def test_new_limits_hold_for_new_connections(start: Starter) -> None:
+    """A shorter idle timeout ends new connections early and lets the old one live; the pids stay the same."""
+    daemon = start(workers=2)
+    with connect(daemon.address()) as old:
+        ping(old)
+        before = daemon.pids()
+        daemon.reload(limits={"idle_timeout": "200ms"})
+        with connect(daemon.address()) as new:
+            assert read_to_end(new, 5) == (b"", "fin")
+        time.sleep(0.5)
+        ping(old)
+        assert before == daemon.pids()
+    completed = daemon.wait_for("reload.completed")
+
+    assert completed["echod.config.generation"] == 2
+    assert daemon.state()["generation"] == 2
+
+
+def test_listeners_come_and_go(start: Starter) -> None:
+    """A listener is added and another removed: the first answers, the second refuses, its live connection goes on."""
+    daemon = start(workers=2, listeners=[listener("kept"), listener("leaving")])
+    kept, leaving = daemon.address("kept"), daemon.address("leaving")
+    with connect(leaving) as client, connect(kept) as other:
+        ping(client)
+        ping(other)
+        daemon.reload(listener=[listener("kept"), listener("coming")])
+        echo_once(daemon.address("coming"))
+        echo_once(kept)
+        with pytest.raises(ConnectionRefusedError):
+            connect(leaving)
+        ping(client)
+        ping(other)
+    opened = daemon.wait_for("listener.opened", {"echod.listener": "coming"})
+    daemon.wait_for("listener.closed", {"echod.listener": "leaving"})
+
+    assert opened["server.port"] == daemon.address("coming")[1]
+    assert kept == daemon.address("kept")
+    assert daemon.records("listener.closed", {"echod.listener": "kept"}) == []
+
+
+def test_workers_come_and_go(start: Starter) -> None:
+    """2 -> 4 -> 1 workers under load: one supervisor pid, not a byte wrong, retiring workers leave when done."""
+    daemon = start(workers=2)
+    supervisor = daemon.pid
+    with Load.open(daemon.address(), 100, 2 * MIB, SEED, pace=(64 * KIB, 0.02)) as load:
+        for workers in (4, 1):
+            load.run(0.1)
+            daemon.reload(daemon={"workers": workers})
+            staying = [worker for worker in daemon.state()["workers"] if not worker["retiring"]]
+            assert len(staying) == workers
+            with contextlib.ExitStack() as stack:
+                for client in [stack.enter_context(connect(daemon.address())) for _ in range(20)]:
+                    ping(client)
+        assert load.run(60), load.report()
+        assert load.report()["complete"] == 100, load.report()
+    wait_until(lambda: len(daemon.workers()) == 1, 10, "the retiring workers' leaving")
+
+    assert supervisor == daemon.pid
+    daemon.wait_for("worker.exited", count=3)
+
+
+def test_a_retiring_worker_keeps_its_connections(start: Starter) -> None:
+    """Connections of a worker that retires live for as long as their clients like."""
+    daemon = start(workers=4)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(daemon.address())) for _ in range(40)]
+        for client in clients:
+            ping(client)
+        daemon.reload(daemon={"workers": 1})
+        time.sleep(0.3)
+        for client in clients:
+            ping(client)
+    wait_until(lambda: len(daemon.workers()) == 1, 5, "the retiring workers' leaving")
+
+
+def test_connecting_while_reloading(start: Starter) -> None:
+    """20 reloads with a changing listener and worker count while clients connect: none is refused or reset."""
+    daemon = start(workers=2)
+    address = daemon.address()
+    descriptors = 0
+    for number in range(20):
+        extra = [listener("extra")] if number % 2 else []
+        daemon.write(listener=[listener("echo"), *extra], daemon={"workers": 4 if number % 4 < 2 else 2})
+        daemon.signal(SIGHUP)
+        for _ in range(10):
+            echo_once(address)
+        wait_until(lambda: daemon.state()["generation"] > 1, 5)  # nothing of the loop is in it
+        descriptors = max(descriptors, len(proc.descriptors(daemon.pid)))
+    daemon.reload()
+
+    assert descriptors < 40
+
+
+def test_a_hundred_reloads_leak_nothing(start: Starter) -> None:
+    """A hundred reloads leave the same processes, descriptors and memory."""
+    daemon = start(workers=2)
+    for _ in range(10):
+        daemon.reload()
+    pids, descriptors, memory = daemon.pids(), daemon.descriptors(), daemon.memory()
+    for _ in range(100):
+        daemon.reload()
+
+    assert pids == daemon.pids()
+    wait_until(lambda: daemon.descriptors() == descriptors, 5, "the same descriptors")
+    assert daemon.memory() - memory < 3 * MIB
+
+
+def test_a_taken_address_rolls_the_reload_back(start: Starter) -> None:
+    """One of two new listeners cannot be bound: neither is opened, the old goes on, the error says which."""
+    daemon = start(expect=["reload.refused"])
+    host, port = daemon.address()
+    taken = start(listeners=[listener("other")]).address("other")
+    report = daemon.reload(
+        ok=False, listener=[listener("echo"), listener("good"), listener("bad", f"{taken[0]}:{taken[1]}")]
+    )
+    echo_once((host, port))
+    refused = daemon.wait_for("reload.refused")
+
+    assert str(taken[1]) in "".join(refused["echod.config.errors"])
+    assert str(taken[1]) in str(report["error"])
+    assert [entry["name"] for entry in daemon.state()["listeners"]] == ["echo"]
+
+
+@pytest.mark.parametrize(
+    "table", [{"poller": "poll"}, {"runtime_directory": "/tmp/elsewhere"}, {"user": "daemon"}], ids=str
+)
+def test_a_restart_key_is_refused_by_name(start: Starter, table: dict[str, str]) -> None:
+    """A key that needs a restart refuses the whole reload and is named; the old configuration goes on."""
+    daemon = start(expect=["reload.refused"])
+    daemon.reload(ok=False, daemon=table, limits={"idle_timeout": "50ms"})
+    refused = daemon.wait_for("reload.refused")
+
+    assert f"daemon.{next(iter(table))}" in "".join(refused["echod.config.errors"])
+    with connect(daemon.address()) as client:
+        time.sleep(0.3)
+        ping(client)
+
+
+def snapshot(daemon: Daemon) -> dict[str, Any]:
+    """Return what a refused reload must leave as it is."""
+    state = daemon.state()
+    return {key: state[key] for key in ("pid", "state", "generation", "listeners", "workers")} | {"pids": daemon.pids()}
+
+
+def test_bad_files_change_nothing(start: Starter) -> None:
+    """Each kind of bad file on SIGHUP: one ERROR line with the text that helps, and nothing else changes.
+
+    One daemon takes them all in a row, with a live connection and a new one after each.
+    """
+    daemon = start(workers=2, expect=["reload.refused"])
+    good = daemon.file.read_text()
+    before = snapshot(daemon)
+    descriptors = daemon.descriptors()
+    faults = []
+    with connect(daemon.address()) as live:
+        ping(live)
+        for number, (name, (content, text)) in enumerate(sorted(BAD_CONFIGS.items()), 1):
+            data = content.encode() if isinstance(content, str) else content
+            daemon.file.write_bytes(data)
+            daemon.reload(ok=False)
+            report = daemon.state()["reload"]
+            took = (report["finished"] - report["started"]) / 1e9
+            refused = daemon.wait_for("reload.refused", count=number)
+            said = "\n".join(refused["echod.config.errors"])
+            if text not in said:
+                faults.append(f"{name}: {text!r} is not in {said!r}")
+            if took > 1.0:
+                faults.append(f"{name}: took {took:.1f} s of CPU")
+            if before != snapshot(daemon):
+                faults.append(f"{name}: changed {snapshot(daemon)}")
+            ping(live)
+            echo_once(daemon.address())
+    daemon.file.write_text(good)
+    daemon.reload()
+
+    assert faults == []
+    wait_until(lambda: daemon.descriptors() == descriptors, 5, "the same descriptors")
+    assert len(daemon.records("reload.refused")) == len(BAD_CONFIGS)
+
+
+def test_a_deleted_file_changes_nothing(start: Starter) -> None:
+    """HUP after the file was deleted is refused with the path, and taken once the file is back."""
+    daemon = start(expect=["reload.refused"])
+    text = daemon.file.read_text()
+    daemon.file.unlink()
+    daemon.reload(ok=False)
+    refused = daemon.wait_for("reload.refused")
+    echo_once(daemon.address())
+    daemon.file.write_text(text)
+    daemon.reload()
+
+    assert str(daemon.file) in "".join(refused["echod.config.errors"])
+
+
+def test_a_storm_of_hups(start: Starter) -> None:
+    """500 HUPs at once are taken together: the last one's content counts, clients are served, nothing dies."""
+    daemon = start(workers=2)
+    pids = daemon.pids()
+    daemon.write(limits={"idle_timeout": "9m"})
+    for number in range(500):
+        daemon.signal(SIGHUP)
+        if number % 100 == 0:
+            echo_once(daemon.address())
+    daemon.reload(limits={"idle_timeout": "200ms"})
+    with connect(daemon.address()) as client:
+        assert read_to_end(client, 5) == (b"", "fin")
+
+    assert pids == daemon.pids()

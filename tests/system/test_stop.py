@@ -1,0 +1,261 @@
+"""How it ends: by TERM with data in flight, by a second TERM, by a time limit, by the death of a worker or of all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system import proc
+from tests.system.clients import KIB, MIB, Load, connect, echo_once, ping, read_to_end
+from tests.system.daemon import wait_until
+
+if TYPE_CHECKING:
+    import socket
+
+    from tests.system.daemon import Daemon, Starter
+
+SEED = 99
+IDLE = 1.5  # promised is 1 s; the rest is the interpreter under -X dev
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_data_in_flight_is_delivered(start: Starter, workers: int) -> None:
+    """TERM while 100 clients pipeline 1 MiB and read slowly: each gets FIN after exactly the bytes echod received."""
+    daemon = start(workers=workers)
+    with Load.open(daemon.address(), 100, MIB, SEED, pace=(64 * KIB, 0.02), hold_open=True) as load:
+        load.run(0.3)
+        daemon.signal(SIGTERM)
+        assert load.run(30), load.report()
+        code = daemon.wait_exit()
+        report = load.report()
+    closed = {record["client.port"]: record for record in daemon.records("connection.closed")}
+
+    assert code == 0
+    assert (report.get("fin"), report["wrong"]) == (100, 0), report
+    for client in load.clients:
+        record = closed[client.port]
+        assert client.received == record["echod.io.receive"] == record["echod.io.transmit"], record
+        assert record["echod.close.reason"] in {"drained", "peer_closed"}
+    assert daemon.wait_for("service.stopped")["echod.connections.cut"] == 0
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_idle_connections_do_not_delay_a_stop(start: Starter, number: Signals) -> None:
+    """With 200 idle connections and clients that close on FIN, a stop takes a second and each sees FIN."""
+    daemon = start(workers=2)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(daemon.address())) for _ in range(200)]
+        for client in clients:
+            ping(client)
+        started = time.monotonic()
+        daemon.signal(number)
+        ends = []
+        for client in clients:
+            ends.append(read_to_end(client, 5))
+            client.close()
+        daemon.wait_exit()
+        took = time.monotonic() - started
+
+    assert {(b"", "fin")} == set(ends)
+    assert took <= IDLE
+    assert daemon.exit_code == 0
+    daemon.wait_for("connection.closed", {"echod.close.reason": "drained"}, count=200)
+
+
+def test_idle_clients_that_stay_do_not_delay_a_stop(start: Starter) -> None:
+    """Clients that keep their side open after FIN hold up a stop for the short linger only."""
+    daemon = start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            ping(stack.enter_context(connect(daemon.address())))
+        took = daemon.stop()
+
+    assert took <= IDLE
+
+
+def test_nobody_there(start: Starter) -> None:
+    """Without connections a stop takes no time, and nobody can connect afterwards."""
+    daemon = start(workers=4)
+    address = daemon.address()
+    took = daemon.stop()
+
+    assert took <= 1.0
+    with pytest.raises(ConnectionRefusedError):
+        connect(address)
+
+
+def never_readers(daemon: Daemon, stack: contextlib.ExitStack, count: int) -> list[socket.socket]:
+    """Open connections that hold bytes and do not read."""
+    clients = []
+    for _ in range(count):
+        client = stack.enter_context(connect(daemon.address(), receive_buffer=4096))
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client.send(b"x" * MIB)
+        clients.append(client)
+    return clients
+
+
+@pytest.mark.parametrize("second", [SIGTERM, SIGINT, SIGQUIT])
+def test_a_second_signal_ends_at_once(start: Starter, second: Signals) -> None:
+    """A second TERM or INT, or QUIT: everything is gone within a second, and the line says how many were cut."""
+    daemon = start(workers=2)
+    with contextlib.ExitStack() as stack:
+        never_readers(daemon, stack, 5)
+        daemon.signal(SIGTERM)
+        daemon.wait_for("service.stopping")
+        time.sleep(0.5)
+        assert proc.alive(daemon.pid)
+        started = time.monotonic()
+        daemon.signal(second)
+        assert daemon.wait_exit() == 0
+        took = time.monotonic() - started
+
+    assert took <= 1.0
+    assert daemon.wait_for("service.stopped")["echod.connections.cut"] == 5
+    daemon.wait_for("connection.closed", {"echod.close.reason": "stopped"}, count=5)
+
+
+def test_quit_alone_ends_at_once(start: Starter) -> None:
+    """QUIT without a TERM before it does the same."""
+    daemon = start()
+    with contextlib.ExitStack() as stack:
+        never_readers(daemon, stack, 3)
+        took = daemon.stop(SIGQUIT)
+
+    assert took <= 1.0
+    assert daemon.wait_for("service.stopped")["echod.connections.cut"] == 3
+
+
+def test_drain_timeout_cuts(start: Starter) -> None:
+    """Who does not read is reset when drain_timeout is over, and counted."""
+    daemon = start(daemon={"drain_timeout": "700ms"})
+    with contextlib.ExitStack() as stack:
+        stuck = never_readers(daemon, stack, 4)
+        took = daemon.stop()
+        ends = {read_to_end(client)[1] for client in stuck}
+
+    assert 0.65 <= took <= 0.7 + 1.0
+    assert ends == {"reset"}
+    assert daemon.wait_for("service.stopped")["echod.connections.cut"] == 4
+    daemon.wait_for("connection.closed", {"echod.close.reason": "drain_timeout"}, count=4)
+
+
+def test_drain_delay_keeps_accepting(start: Starter) -> None:
+    """During drain_delay new clients are still served; only then is the listener closed."""
+    daemon = start(daemon={"drain_delay": "800ms"})
+    address = daemon.address()
+    started = time.monotonic()
+    daemon.signal(SIGTERM)
+    daemon.wait_for("service.stopping")
+    while time.monotonic() < started + 0.5:
+        echo_once(address)
+        time.sleep(0.05)
+    daemon.wait_exit()
+    took = time.monotonic() - started
+
+    assert 0.75 <= took <= 0.8 + IDLE
+    with pytest.raises(ConnectionRefusedError):
+        connect(address)
+
+
+def test_a_talking_client_is_drained_when_it_falls_quiet(start: Starter) -> None:
+    """A client that talks on while the daemon drains is echoed, and gets FIN once it has been quiet."""
+    daemon = start()
+    with connect(daemon.address()) as client:
+        ping(client)
+        daemon.signal(SIGTERM)
+        daemon.wait_for("service.stopping")
+        for _ in range(20):
+            ping(client)
+            time.sleep(0.05)
+        assert read_to_end(client) == (b"", "fin")
+        client.close()
+        assert daemon.wait_exit() == 0
+
+
+def test_a_killed_worker_is_replaced(start: Starter) -> None:
+    """Kill -9 of one of four workers: its siblings' connections see no error, the slot is filled within a second."""
+    daemon = start(workers=4, expect=["worker.died"])
+    with Load.open(daemon.address(), 40, 16 * MIB, SEED, pace=(256 * KIB, 0.01)) as load:
+        load.run(0.2)
+        lost, victim = max((load_of(pid), pid) for pid in daemon.workers())
+        os.kill(victim, SIGKILL)
+        killed = time.monotonic()
+        assert load.run(30), load.report()
+        report = load.report()
+    died = daemon.wait_for("worker.died")
+    daemon.wait_for("worker.started", count=5)
+    replaced = wait_until(lambda: len(daemon.workers()) == 4 and victim not in daemon.workers(), 2)
+    with contextlib.ExitStack() as stack:
+        for client in [stack.enter_context(connect(daemon.address())) for _ in range(50)]:
+            ping(client)
+
+    print(f"{lost} connections were the victim's, {time.monotonic() - killed:.1f} s")  # noqa: T201
+    assert replaced
+    assert lost > 0
+    assert report["wrong"] == 0
+    assert 40 - lost == report["complete"], report
+    assert (died["echod.worker.pid"], died["echod.signal"]) == (victim, "SIGKILL")
+    assert died["echod.connections.lost"] == lost
+
+
+def load_of(pid: int) -> int:
+    """Return how many connections a process holds: its TCP sockets that are established."""
+    sockets = {name.removeprefix("socket:[").removesuffix("]") for name in proc.descriptors(pid).values()}
+    rows = (proc.PROC / "net" / "tcp").read_text().splitlines()[1:]
+    return sum(fields[9] in sockets and fields[3] != "0A" for fields in map(str.split, rows))
+
+
+def test_queued_clients_outlive_a_worker(start: Starter) -> None:
+    """Clients that connect while the only worker is dead wait in the queue and are served by the next one."""
+    daemon = start(expect=["worker.died"])
+    os.kill(daemon.workers()[0], SIGKILL)
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        for client in [stack.enter_context(connect(daemon.address())) for _ in range(200)]:
+            ping(client)
+    waited = time.monotonic() - started
+
+    assert waited <= 1.5
+
+
+def test_a_killed_supervisor_takes_its_workers_along(start: Starter) -> None:
+    """Kill -9 of the supervisor: the workers are gone within 2 s, and the address is free at once for the next one."""
+    daemon = start(workers=2)
+    host, port = daemon.address()
+    with connect((host, port)) as client:
+        ping(client)
+        workers = daemon.workers()
+        started = time.monotonic()
+        daemon.signal(SIGKILL)
+        daemon.wait_exit()
+        daemon.write(listener=[{"name": "echo", "kind": "tcp", "address": f"{host}:{port}"}])
+        wait_until(lambda: not any(map(proc.alive, workers)), 3, "the workers' end")
+        took = time.monotonic() - started
+        assert read_to_end(client)[1] == "fin"
+    successor = daemon.again()
+    echo_once((host, port))
+    successor.stop()
+
+    assert took <= 2.5
+
+
+def test_the_address_is_free_at_once(start: Starter) -> None:
+    """Right after kill -9 of the supervisor, while a worker still sends what it holds, a new start can bind."""
+    daemon = start(workers=2)
+    host, port = daemon.address()
+    with contextlib.ExitStack() as stack:
+        never_readers(daemon, stack, 2)
+        daemon.write(listener=[{"name": "echo", "kind": "tcp", "address": f"{host}:{port}"}])
+        daemon.signal(SIGKILL)
+        daemon.wait_exit()
+        daemon.again()
+        echo_once((host, port))
+    daemon.stop()

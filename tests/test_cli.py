@@ -1,0 +1,246 @@
+"""The command line, in this process: exit codes, one line for each fault, and nothing a terminal could choke on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import echod
+from echod import cli
+from echod.config import loading
+from echod.process import control, launch, lock, state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STATE: dict[str, Any] = {
+    "pid": 12,
+    "version": "1.2.3",
+    "state": "ready",
+    "generation": 4,
+    "listeners": [{"name": "echo", "kind": "tcp", "address": "localhost:7", "bound": ["127.0.0.1:7", "[::1]:7"]}],
+    "workers": [{"slot": 1, "pid": 13, "retiring": False}, {"slot": 2, "pid": 14, "retiring": False}],
+    "reload": None,
+    "connections": {"active": 3, "accepted": 5, "refused": 0},
+    "log": {"dropped": 0},
+}
+
+COMMANDS = ("run", "check", "reload", "stop", "status", "show")
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a configuration with a runtime directory of its own; there is no default one, and nobody is signalled."""
+    monkeypatch.setattr(loading, "DEFAULT_PATH", tmp_path / "none")
+    path = tmp_path / "echod.toml"
+    path.write_text(f'[daemon]\nruntime_directory = "{tmp_path}"\n')
+    return path
+
+
+def fail(error: BaseException) -> Any:
+    """Return something that raises `error`, whatever it is called with."""
+
+    def raising(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    return raising
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "the following arguments are required: COMMAND (see echod --help)"),
+        (["frob"], "(see echod --help)"),
+        (["run", "--frob"], "unrecognized arguments: --frob (see echod --help)"),
+        (["run", "extra"], "unrecognized arguments: extra (see echod --help)"),
+        (["--vers"], "(see echod --help)"),
+        (["run", "--daem"], "unrecognized arguments: --daem (see echod --help)"),
+        (["stop", "--wai"], "unrecognized arguments: --wai (see echod --help)"),
+        (["check", "--conf", "x"], "unrecognized arguments: --conf x (see echod --help)"),
+        (["check", "-c"], "argument -c/--config: expected one argument (see echod check --help)"),
+        (["run", "--daemon=yes"], "argument --daemon: ignored explicit argument 'yes' (see echod run --help)"),
+        (["check", "-c", ""], "argument -c/--config: must name a file (see echod check --help)"),
+        (["check", "-c", "a\0b"], "argument -c/--config: must name a file (see echod check --help)"),
+        (["show"], "(see echod show --help)"),
+        (["show", "everything"], "(see echod show --help)"),
+        (["run", "\x1b[31mred\n\u202e\udcff"], r"unrecognized arguments: \x1b[31mred\n\u202e\udcff"),
+    ],
+)
+def test_a_senseless_command_line_is_one_line(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and one printable line that says what is wrong and where to read more; abbreviations are refused."""
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+
+    assert (2, "") == (code, out)
+    assert err.startswith("echod: ")
+    assert complaint in err
+    assert [err[:-1]] == err.splitlines()
+    assert err[:-1].isprintable()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
+def test_help_answers(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command explains itself on standard output and leaves with 0."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+
+    assert (0, "") == (left.value.code, err)
+    assert out.startswith("usage: echod ")
+
+
+def test_the_version_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line with name and number."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--version"])
+
+    assert (0, f"echod {echod.__version__}\n") == (left.value.code, capsys.readouterr().out)
+
+
+def test_check_says_ok_or_every_fault(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sound file is said to be, by its absolute path; of a broken one each fault is a line, and the code is 78."""
+    assert 0 == cli.main(["check", "-c", os.path.relpath(file)])
+    assert f"{file}: ok" == os.path.normpath(capsys.readouterr().out.strip())
+    assert 0 == cli.main(["check"])
+    assert "no configuration file: the built-in defaults are ok\n" == capsys.readouterr().out
+    file.write_text('[daemon]\nworkers = "many"\n[limits]\nnone = 1\n')
+    assert 78 == cli.main(["check", "--config", str(file)])
+    out, err = capsys.readouterr()
+    assert ("", 2) == (out, len(err.splitlines()))
+    assert all(
+        line.startswith(f"echod: {file}:{number}: ") for line, number in zip(err.splitlines(), (2, 4), strict=True)
+    )
+
+
+@pytest.mark.parametrize("command", ["reload", "stop", "status"])
+def test_who_does_not_run_is_said(file: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a daemon the code is 3."""
+    assert 3 == cli.main([command, "-c", str(file)])
+    assert f"echod: not running (no lock on {file.parent}/echod.pid)\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reload", "outcome"),
+    [
+        (None, "none"),
+        ({"finished": None}, "under way"),
+        ({"finished": 1, "ok": True}, "ok"),
+        ({"finished": 1, "ok": False, "error": ["one", "two"]}, "refused: one; two"),
+    ],
+)
+def test_status_is_a_table(
+    file: Path, reload: dict[str, Any] | None, outcome: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The state file of whoever holds the lock is shown as aligned rows, the last reload in words."""
+    held = lock.Lock(file.parent)
+    held.write_pid()
+    state.write(file.parent, STATE | {"reload": reload})
+    code = cli.main(["status", "-c", str(file)])
+    held.release()
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+
+    assert 0 == code
+    assert {
+        "state": "ready",
+        "pid": "12",
+        "version": "1.2.3",
+        "generation": "4",
+        "workers": "13 14",
+        "listener echo": "127.0.0.1:7 [::1]:7",
+        "connections": "3 active, 5 accepted",
+        "last reload": outcome,
+    } == {name: value.strip() for name, value in rows.items()}
+
+
+def test_status_is_json_for_programs(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json it is the state itself."""
+    monkeypatch.setattr(control, "status", lambda _path: STATE)
+
+    assert 0 == cli.main(["status", "--json", "-c", str(file)])
+    assert STATE == json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "options"),
+    [
+        (["run"], "run", {"foreground": True}),
+        (["run", "--daemon"], "run", {"foreground": False}),
+        (["reload"], "reload", {"wait": False}),
+        (["reload", "--wait"], "reload", {"wait": True}),
+        (["stop", "--wait"], "stop", {"wait": True}),
+    ],
+)
+def test_options_reach_the_command(
+    arguments: list[str], name: str, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each command is called with an absolute path, since the daemon changes its directory, and with its options."""
+    calls: list[tuple[Path, dict[str, bool]]] = []
+    monkeypatch.setattr(launch if name == "run" else control, name, lambda path, **given: calls.append((path, given)))
+    monkeypatch.chdir(tmp_path)
+
+    assert 0 == cli.main([*arguments, "-c", "echod.toml"])
+    assert [(tmp_path / "echod.toml", options)] == calls
+
+
+def test_show_prints_what_can_be_read_again(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The configuration in force and the defaults are TOML that `check` accepts; the schema is JSON."""
+    for what in ("config", "defaults"):
+        assert 0 == cli.main(["show", what, "-c", str(file)])
+        again = file.with_name("again.toml")
+        again.write_text(capsys.readouterr().out)
+        assert 0 == cli.main(["check", "-c", str(again)])
+        capsys.readouterr()
+    assert 0 == cli.main(["show", "schema"])
+    assert "properties" in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(13, "Permission denied", "/some\nwhere"), 1, "echod: /some\\nwhere: Permission denied\n"),
+        (OSError(28, "No space left on device"), 1, "echod: error: No space left on device\n"),
+        (KeyboardInterrupt(), 128 + signal.SIGINT, ""),
+    ],
+)
+def test_what_the_system_denies_is_one_line(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error that no command expects is still a line and an exit code; ^C says nothing."""
+    monkeypatch.setattr(control, "status", fail(error))
+
+    assert code == cli.main(["status"])
+    assert ("", said) == capsys.readouterr()
+
+
+def test_a_reader_that_has_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`echod show defaults | head -1` ends with 0."""
+    forgotten: list[bool] = []
+    monkeypatch.setattr(control, "status", fail(BrokenPipeError()))
+    monkeypatch.setattr(cli, "_forget_standard_output", lambda: forgotten.append(True))
+
+    assert 0 == cli.main(["status"])
+    assert [True] == forgotten
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ü 漢", "plain ü 漢"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("a\tb\nc\x7f", r"a\tb\nc\x7f"),
+        ("caf\udce9", r"caf\udce9"),
+        ("\u202eevil\u2028", r"\u202eevil\u2028"),
+        (r"back\slash", r"back\slash"),
+    ],
+)
+def test_what_a_terminal_could_act_on_is_escaped(text: str, shown: str) -> None:
+    """Control characters, lone surrogates and invisible marks appear as escapes, all else as it is."""
+    assert shown == cli._printable(text)
