@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import echod
+from echod.config.wording import printable
 from echod.errors import EchodError, StartError, UsageError
 from echod.process import descriptors
 
@@ -125,7 +126,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Raise UsageError."""
-        raise UsageError(f"{_printable(message)} (see {self.prog} --help)")
+        raise UsageError(f"{printable(message, len(message))} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,12 +167,7 @@ def _path(text: str) -> Path:
 
 def _complain(line: str) -> None:
     with suppress(OSError, ValueError):  # a closed standard error: nobody listens
-        print(f"echod: {_printable(line)}", file=sys.stderr, flush=True)
-
-
-def _printable(text: str) -> str:
-    clean = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in clean)
+        print(f"echod: {printable(line, len(line))}", file=sys.stderr, flush=True)
 
 
 def _forget_standard_output() -> None:

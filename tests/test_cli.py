@@ -11,6 +11,7 @@ import pytest
 
 import echod
 from echod import cli
+from echod.errors import StartError
 from echod.config import loading
 from echod.process import control, launch, lock, state
 
@@ -241,6 +242,11 @@ def test_a_reader_that_has_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -
         (r"back\slash", r"back\slash"),
     ],
 )
-def test_what_a_terminal_could_act_on_is_escaped(text: str, shown: str) -> None:
+def test_what_a_terminal_could_act_on_is_escaped(
+    text: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Control characters, lone surrogates and invisible marks appear as escapes, all else as it is."""
-    assert shown == cli._printable(text)
+    monkeypatch.setattr(control, "status", fail(StartError(text)))
+
+    assert 1 == cli.main(["status"])
+    assert f"echod: {shown}\n" == capsys.readouterr().err

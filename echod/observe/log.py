@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
+from echod.config.wording import printable
 from echod.events import Event, HandlerCrashed, Level, LogDropped
 from echod.observe.scoreboard import Column
 from echod.observe.sink import Sink
@@ -141,17 +142,24 @@ def _encode(record: dict[str, Any]) -> bytes:
 def _cut(value: object, length: int) -> object:
     if isinstance(value, list):
         return [_cut(entry, length // 4) for entry in value[:LONGEST_LIST]]
-    if not isinstance(value, str):
-        return value
-    text = value.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= length else text[: length - 1] + "…"
+    if isinstance(value, str):
+        return printable(value, length - 1)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value
 
 
 def _to_console(*, colors: bool) -> Processor:
     renderer = structlog.dev.ConsoleRenderer(colors=colors)
 
     def render(logger: Any, level: str, fields: EventDict) -> bytes:
-        line = renderer(logger, level, {"timestamp": _timestamp(), "level": level, **fields})
-        return line.encode("utf-8", "backslashreplace") + b"\n"
+        record = {"timestamp": _timestamp(), "level": level, **fields}
+        for length in LENGTHS:
+            # Always, and not only what is too long: the renderer leaves control characters in short words as they are.
+            text = renderer(logger, level, {key: _cut(value, length) for key, value in record.items()})
+            line = text.encode("utf-8", "backslashreplace") + b"\n"
+            if len(line) <= select.PIPE_BUF:
+                return line
+        raise ValueError("no way to cut this record")
 
     return render

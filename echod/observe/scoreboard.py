@@ -156,7 +156,8 @@ class Gate:
         """Tell whether this worker has many more connections than the mean of those that accept."""
         accepting = self._board.column(Column.ACCEPTING)
         active = self._board.column(Column.ACTIVE)
-        total = sum(count for count, takes in zip(active, accepting, strict=True) if takes)
+        # A row may be added between the two looks; it has nothing to count yet.
+        total = sum(count for count, takes in zip(active, accepting, strict=False) if takes)
         return admission.steps_aside(self._row[Column.ACTIVE], total, sum(accepting))
 
     def _number(self, serial: int) -> int:

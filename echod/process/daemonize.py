@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 import orjson
 
 from echod.errors import EchodError, StartError, UsageError
-from echod.process import descriptors
+from echod.process import descriptors, signals
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -74,9 +74,11 @@ def detach(preserve: Collection[int]) -> Starter:
     import daemon  # noqa: PLC0415  # a quarter of the start-up time, for --daemon only
 
     reader, writer = os.pipe()
+    signals.hold()  # ^C must find the starter where it only waits: what it would tidy up is the daemon's from now on
     if os.fork():
         os.close(writer)
         _wait(reader)
+    signals.let_go()
     descriptors.close_all_but({0, 1, 2, writer, *preserve})
     starter = Starter(writer)
     context = daemon.DaemonContext(
@@ -100,6 +102,7 @@ def detach(preserve: Collection[int]) -> Starter:
 def _wait(reader: int) -> NoReturn:
     code = 1
     try:
+        signals.let_go()
         with open(reader, "rb") as pipe:
             said = pipe.read()
         code, lines = orjson.loads(said) if said else (1, ["the daemon died before it was ready"])

@@ -7,6 +7,7 @@ the process detaches. Everything that a worker will ever import is imported by n
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from echod.errors import EchodError, StartError
@@ -15,7 +16,8 @@ from echod.observe.log import Log
 from echod.observe.scoreboard import Scoreboard
 from echod.process import daemonize, lock, privileges, settings, signals, state
 from echod.process.doors import Doors
-from echod.process.supervisor import Estate, Supervisor
+from echod.process.reports import Estate
+from echod.process.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +49,8 @@ def run(path: Path | None, *, foreground: bool) -> None:
         _live(estate, held, starter)
     finally:
         doors.close(now.config.listener)
-        state.remove(directory)
+        with suppress(OSError):
+            state.remove(directory)
         held.release()
 
 

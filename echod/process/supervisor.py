@@ -16,62 +16,33 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import echod
 from echod import events
 from echod.errors import EchodError, StartError
 from echod.net.poller import POLLERS
 from echod.net.reactor import Reactor, Timer
 from echod.observe.scoreboard import Column
-from echod.process import reload, settings, state, worker
+from echod.process import reload, reports, settings, state, worker
 from echod.process.crew import Assignment, Crew
+from echod.process.reports import Estate, Phase
 from echod.process.signals import Signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from echod.observe.log import Log
-    from echod.observe.scoreboard import Row, Scoreboard
+    from echod.observe.scoreboard import Row
     from echod.process.channel import Channel
-    from echod.process.doors import Doors
-    from echod.process.privileges import Identity
-    from echod.process.settings import Settings
 
 GRACE = 2.0
 """Seconds beyond `drain_timeout` after which workers are killed; they reset what is left by themselves."""
 
 AT_ONCE = 0.8
 """The same once a second signal has ended the drain."""
-
-
-class Phase(Enum):
-    """What the supervisor is doing, in the words of the state file."""
-
-    STARTING = "starting"
-    READY = "ready"
-    RELOADING = "reloading"
-    STOPPING = "stopping"
-
-
-@dataclass
-class Estate:
-    """What was prepared before the daemon could be born, and is the supervisor's from then on."""
-
-    settings: Settings
-    directory: Path
-    doors: Doors
-    log: Log
-    board: Scoreboard
-    who: Identity | None
 
 
 class Supervisor:
@@ -127,7 +98,7 @@ class Supervisor:
             case signal.SIGUSR1:
                 self._reopen_log()
             case signal.SIGUSR2:
-                self._say_status()
+                self._say_status(now)
                 self._write_state()
             case _ if number is signal.SIGQUIT or self._phase is Phase.STOPPING:
                 self._stop_at_once(number, now)
@@ -213,7 +184,7 @@ class Supervisor:
         self._estate.doors.say_closed(changes.release, self._emit)
         self._estate.doors.close(changes.release)
         self._report.end(0)
-        self._say_config()
+        self._emit(reports.config(self._estate, self._generation))
         self._emit(
             events.ReloadCompleted(
                 generation=self._generation,
@@ -270,27 +241,9 @@ class Supervisor:
     # -- what others see ----------------------------------------------------------------------------------------------
 
     def _say_started(self) -> None:
-        now, doors = self._estate.settings, self._estate.doors
-        self._emit(
-            events.ServiceStarted(
-                version=echod.__version__,
-                pid=os.getpid(),
-                python=platform.python_version(),
-                workers=now.config.daemon.worker_count,
-                poller=now.poller,
-                directory=str(self._estate.directory),
-            )
-        )
-        self._say_config()
-        for event in now.adjustments:
+        for event in reports.started(self._estate):
             self._emit(event)
-        if self._estate.who:
-            self._emit(events.PrivilegesDropped(user=self._estate.who.user, group=self._estate.who.group))
-        doors.say_opened(now.config.listener, self._emit)
-
-    def _say_config(self) -> None:
-        path = self._estate.settings.path
-        self._emit(events.ConfigLoaded(path=str(path) if path else None, generation=self._generation))
+        self._estate.doors.say_opened(self._estate.settings.config.listener, self._emit)
 
     def _say_ready(self, now: float) -> None:
         self._enter(Phase.READY)
@@ -302,40 +255,15 @@ class Supervisor:
         active = self._estate.board.total(Column.ACTIVE)
         self._emit(events.ServiceStopping(signal=number.name, active=active, at_once=at_once))
 
-    def _say_status(self) -> None:
-        board = self._estate.board
-        self._emit(
-            events.StatusReported(
-                state=self._phase.value,
-                generation=self._generation,
-                uptime=round(time.monotonic() - self._born, 3),
-                workers=[entry["pid"] for entry in self._crew.members],
-                active=board.total(Column.ACTIVE),
-                accepted=board.total(Column.ACCEPTED),
-                refused=board.total(Column.REFUSED),
-                log_dropped=board.total(Column.LOG_DROPPED),
-            )
-        )
+    def _say_status(self, now: float) -> None:
+        self._emit(reports.status(self._state(), uptime=round(now - self._born, 3)))
+
+    def _state(self) -> dict[str, Any]:
+        return reports.state(self._estate, self._phase, self._generation, self._crew.members, self._report)
 
     def _write_state(self) -> None:
-        board = self._estate.board
-        document: dict[str, Any] = {
-            "pid": os.getpid(),
-            "version": echod.__version__,
-            "state": self._phase.value,
-            "generation": self._generation,
-            "listeners": self._estate.doors.state(self._estate.settings.config.listener),
-            "workers": self._crew.members,
-            "reload": reload.state(self._report),
-            "connections": {
-                "active": board.total(Column.ACTIVE),
-                "accepted": board.total(Column.ACCEPTED),
-                "refused": board.total(Column.REFUSED),
-            },
-            "log": {"dropped": board.total(Column.LOG_DROPPED)},
-        }
         with suppress(OSError):  # a full disk must not stop the echo; the next change writes it anew
-            state.write(self._estate.directory, document)
+            state.write(self._estate.directory, self._state())
 
 
 def _terminal_opens() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import select
-import unicodedata
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -157,7 +156,7 @@ RECORDS: list[tuple[Event, dict[str, Any]]] = [
     (
         ConnectionRefused(id=1, reason=RefuseReason.OVER_LIMIT),
         {
-            "level": "warning",
+            "level": "info",
             "event": "connection.refused",
             "echod.connection.id": 1,
             "echod.refuse.reason": "over_limit",
@@ -377,7 +376,7 @@ EVENTS = st.sampled_from(catalogue()).flatmap(
 
 
 @pytest.mark.parametrize("format_", ["json", "console"])
-@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
 @given(event=EVENTS)
 def test_emit_never_raises(format_: str, event: Event) -> None:
     """Whatever the fields hold, a log call returns, and makes one line that a pipe takes whole, or a count."""
@@ -385,11 +384,10 @@ def test_emit_never_raises(format_: str, event: Event) -> None:
         paper = Paper(stack, level="debug", format=format_)
         paper.log.emit(event)
         lost = paper.log.sink.lost
-        lines = paper.lines()
+        [line] = paper.lines()
 
-    assert 1 == len(lines)
-    assert all(len(line) < select.PIPE_BUF for line in lines)
-    assert (b"log.dropped" in lines[0]) is bool(lost)
+    assert len(line) < select.PIPE_BUF
+    assert ("log.dropped" if lost else event.name).encode() in line
 
 
 @pytest.mark.parametrize("number", [nan, inf, -inf])
@@ -483,30 +481,27 @@ def test_console(paper: Paper) -> None:
     paper.log.emit(ConnectionClosed(id=257, reason=CloseReason.PEER_CLOSED, received=5))
     [line] = paper.lines()
 
-    assert line.startswith(NOW.encode())
-    assert [
-        "[info",
-        "]",
-        "connection.closed",
-        "echod.connection.id=257",
-        "echod.close.reason=peer_closed",
-        "echod.io.receive=5",
-    ] == sorted(line.decode().split()[1:], key=line.decode().index)
+    words = line.decode().split()
+
+    assert [NOW, "[info", "]", "connection.closed"] == words[:4]
+    assert ["echod.close.reason=peer_closed", "echod.connection.id=257", "echod.io.receive=5"] == sorted(words[4:])
 
 
-CONTROLS = "".join(map(chr, [*range(32), *range(0x7F, 0xA0), 0x2028, 0x2029]))
+C0 = [chr(number) for number in range(32)]
+C1 = [chr(number) for number in range(0x7F, 0xA0)]
 
 
-@pytest.mark.parametrize("format_", ["json", "console"])
-def test_control_characters_are_escaped(paper: Paper, format_: str) -> None:
+@pytest.mark.parametrize(("format_", "controls"), [("json", C0), ("console", C0 + C1)])
+@pytest.mark.parametrize("text", ["before{}[31mafter", "before {}[31m after"], ids=["word", "words"])
+def test_control_characters_are_escaped(paper: Paper, format_: str, controls: list[str], text: str) -> None:
     """No text can move a terminal's cursor, change its colours or begin a line of its own."""
     paper.configure(format=format_)
-    for control in CONTROLS:
-        paper.log.emit(ServiceFailed(error=f"before{control}[31mafter"))
-    text = paper.everything().decode()
+    for control in controls:
+        paper.log.emit(ServiceFailed(error=text.format(control)))
+    found = paper.everything().decode()
 
-    assert len(CONTROLS) == text.count("\n")
-    assert [] == sorted({repr(character) for character in text if unicodedata.category(character) == "Cc"} - {"'\\n'"})
+    assert len(controls) == found.count("\n")
+    assert [] == [repr(control) for control in controls if control in found and control != "\n"]
 
 
 def test_a_huge_text_on_the_console(paper: Paper) -> None:

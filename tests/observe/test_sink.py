@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pty
@@ -355,20 +356,81 @@ def full_after(size: int) -> Iterator[None]:
 @pytest.mark.parametrize("flags", [os.O_APPEND, 0], ids=["append", "redirected"])
 @pytest.mark.parametrize("size", [1, 99, 100, 150, 250, 299])
 def test_a_disk_that_fills_up(tmp_path: Path, stack: ExitStack, flags: int, size: int) -> None:
-    """A full disk tears no line, whether the file is the daemon's own or a shell's; with room again, all are there."""
+    """A full disk tears nothing, be the file the daemon's or a shell's: the rest follows once there is room."""
     path = tmp_path / "log"
     sink = sink_of(stack, os.open(path, os.O_WRONLY | os.O_CREAT | flags))
-    lines = numbered(3)
-    for line in lines:
+    content = b"".join(numbered(3))
+    for line in numbered(3):
         sink.put(line)
     with full_after(size):
         sink.flush()
         sink.flush()
         meanwhile = path.read_bytes()
+    sink.put(b"more\n")
     sink.flush()
 
-    assert b"".join(lines[: size // 100]) == meanwhile
-    assert (b"".join(lines), False, 0) == (path.read_bytes(), sink.pending, sink.lost)
+    assert (content[:size], content + b"more\n") == (meanwhile, path.read_bytes())
+    assert (False, 0) == (sink.pending, sink.lost)
+
+
+def sibling(path: Path, line: bytes) -> int:
+    """Have another process write `line`; return 0 if it was written, 1 if it has to wait."""
+    pid = os.fork()
+    if not pid:
+        left = 2
+        try:
+            sink = Sink(open_file(str(path)))
+            sink.put(line)
+            sink.flush()
+            left = sink.pending
+        finally:
+            os._exit(left)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_nobody_writes_behind_half_a_line(tmp_path: Path, stack: ExitStack) -> None:
+    """While half a line waits for room its siblings wait as well, even with lines short enough; then they go on."""
+    path = tmp_path / "log"
+    sink = sink_of(stack, open_file(str(path)))
+    content = b"".join(numbered(2))
+    for line in numbered(2):
+        sink.put(line)
+    with full_after(150):
+        sink.flush()
+    torn = sibling(path, b"too early\n")
+    half = path.read_bytes()
+    sink.flush()
+
+    assert (1, content[:150]) == (torn, half)
+    assert (0, content + b"in time\n") == (sibling(path, b"in time\n"), path.read_bytes())
+
+
+def test_half_a_line_is_written_again_in_the_next_file(tmp_path: Path, stack: ExitStack) -> None:
+    """Where the log is reopened meanwhile, the new file begins with the whole line."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    sink = sink_of(stack, open_file(str(old)))
+    for line in numbered(2):
+        sink.put(line)
+    with full_after(150):
+        sink.flush()
+    sink.replace(open_file(str(new)))
+    sink.flush()
+
+    assert (b"".join(numbered(2))[:150], numbered(2)[1]) == (old.read_bytes(), new.read_bytes())
+    assert 0 == sibling(old, b"free\n")
+
+
+def test_a_file_system_without_locks(tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be locked is written to as if it were."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    sink = sink_of(stack, open_file(str(tmp_path / "log")))
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    fill(sink, numbered(3))
+
+    assert b"".join(numbered(3)) == (tmp_path / "log").read_bytes()
 
 
 # -- sockets ----------------------------------------------------------------------------------------------------------

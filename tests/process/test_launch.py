@@ -12,7 +12,7 @@ from echod.errors import ConfigError, StartError
 from echod.process import daemonize, launch, settings, signals
 
 if TYPE_CHECKING:
-    from echod.process.supervisor import Estate
+    from echod.process.reports import Estate
 
 
 class FakeSupervisor:

@@ -1,0 +1,107 @@
+"""What the supervisor tells about the daemon: its first words, the snapshot, and the document of the state file.
+
+Rule: pure of effects. It reads what it is given and returns what is to be said; the supervisor says it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import echod
+from echod import events
+from echod.observe.scoreboard import Column
+from echod.process import reload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from echod.observe.log import Log
+    from echod.observe.scoreboard import Scoreboard
+    from echod.process.doors import Doors
+    from echod.process.privileges import Identity
+    from echod.process.settings import Settings
+
+
+class Phase(Enum):
+    """What the supervisor is doing, in the words of the state file."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RELOADING = "reloading"
+    STOPPING = "stopping"
+
+
+@dataclass
+class Estate:
+    """What was prepared before the daemon could be born, and is the supervisor's from then on."""
+
+    settings: Settings
+    directory: Path
+    doors: Doors
+    log: Log
+    board: Scoreboard
+    who: Identity | None
+
+
+def started(estate: Estate) -> Iterator[events.Event]:
+    """Say who has started, with what."""
+    now = estate.settings
+    yield events.ServiceStarted(
+        version=echod.__version__,
+        pid=os.getpid(),
+        python=platform.python_version(),
+        workers=now.config.daemon.worker_count,
+        poller=now.poller,
+        directory=str(estate.directory),
+    )
+    yield config(estate, generation=1)
+    yield from now.adjustments
+    if estate.who:
+        yield events.PrivilegesDropped(user=estate.who.user, group=estate.who.group)
+
+
+def config(estate: Estate, generation: int) -> events.ConfigLoaded:
+    """Say which configuration is in force."""
+    path = estate.settings.path
+    return events.ConfigLoaded(path=str(path) if path else None, generation=generation)
+
+
+def state(
+    estate: Estate, phase: Phase, generation: int, members: list[dict[str, Any]], report: reload.Report | None
+) -> dict[str, Any]:
+    """Return the document of the state file."""
+    board = estate.board
+    return {
+        "pid": os.getpid(),
+        "version": echod.__version__,
+        "state": phase.value,
+        "generation": generation,
+        "listeners": estate.doors.state(estate.settings.config.listener),
+        "workers": members,
+        "reload": reload.state(report),
+        "connections": {
+            "active": board.total(Column.ACTIVE),
+            "accepted": board.total(Column.ACCEPTED),
+            "refused": board.total(Column.REFUSED),
+        },
+        "log": {"dropped": board.total(Column.LOG_DROPPED)},
+    }
+
+
+def status(document: dict[str, Any], uptime: float) -> events.StatusReported:
+    """Say what the state file says, in one line."""
+    return events.StatusReported(
+        state=document["state"],
+        generation=document["generation"],
+        uptime=uptime,
+        workers=[member["pid"] for member in document["workers"]],
+        active=document["connections"]["active"],
+        accepted=document["connections"]["accepted"],
+        refused=document["connections"]["refused"],
+        log_dropped=document["log"]["dropped"],
+    )

@@ -1,0 +1,57 @@
+"""Reports: what is said of the daemon is what it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from echod import events
+from echod.config.models import Config, Listener
+from echod.observe.scoreboard import Column, Scoreboard
+from echod.process import reload, reports
+from echod.process.doors import Doors
+from echod.process.privileges import Identity
+from echod.process.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MEMBERS: list[dict[str, Any]] = [{"slot": 1, "pid": 77, "retiring": False}]
+
+
+def estate(directory: Path, who: Identity | None = None) -> reports.Estate:
+    """Make an estate without sockets, log and file, of which one worker has counted something."""
+    board = Scoreboard()
+    row = board.take_row(())
+    row[Column.ACTIVE], row[Column.ACCEPTED], row[Column.REFUSED], row[Column.LOG_DROPPED] = 2, 5, 3, 1
+    config = Config(listener=(Listener(address="127.0.0.1:0"),))
+    adjusted = events.ConfigAdjusted(config_key="limits.max_connections", value=960)
+    settings = Settings(config, None, None, foreground=True, poller="poll", adjustments=(adjusted,))
+    log: Any = None
+    return reports.Estate(settings, directory, Doors(), log, board, who)
+
+
+def test_the_first_words(tmp_path: Path) -> None:
+    """Who started, with which configuration, what was adjusted, and whom the workers are."""
+    who = Identity("echo", "echo", 7, 7)
+    said = list(reports.started(estate(tmp_path, who)))
+
+    assert ["service.started", "config.loaded", "config.adjusted", "privileges.dropped"] == [e.name for e in said]
+    assert events.PrivilegesDropped(user="echo", group="echo") == said[-1]
+    assert "poll" == said[0].poller if isinstance(said[0], events.ServiceStarted) else None
+
+
+def test_nothing_is_dropped_without_root(tmp_path: Path) -> None:
+    """A daemon that is not root's does not claim to have dropped anything."""
+    assert "privileges.dropped" not in [event.name for event in reports.started(estate(tmp_path))]
+
+
+def test_the_snapshot_says_what_the_state_file_says(tmp_path: Path) -> None:
+    """Both have the same numbers, those of the scoreboard."""
+    document = reports.state(estate(tmp_path), reports.Phase.READY, 4, MEMBERS, reload.Report(started=1))
+    expected = events.StatusReported(
+        state="ready", generation=4, uptime=1.5, workers=[77], active=2, accepted=5, refused=3, log_dropped=1
+    )
+
+    assert expected == reports.status(document, uptime=1.5)
+    assert {"active": 2, "accepted": 5, "refused": 3} == document["connections"]
+    assert 1 == document["reload"]["started"]

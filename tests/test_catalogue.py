@@ -1,0 +1,122 @@
+"""The events: how they are called, that no two clash, and that each of them is a fact that somebody reports."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+import echod
+from echod.events import CloseReason, Event, Level, RefuseReason, catalogue
+
+ROOT = Path(echod.__file__).parent
+SOURCES = [path for path in ROOT.rglob("*.py") if path != ROOT / "events.py"]
+
+each_event = pytest.mark.parametrize("event", catalogue(), ids=lambda event: event.name)
+IRREGULAR = {"sent", "ready", "stopping", "exceptional"}
+"""Words at the end of a name that do not end in "ed": an old participle, one that goes on, and two adjectives."""
+
+
+def used(name: str) -> set[str]:
+    """Return the files that make a `name`."""
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = node.func
+                if name == (called.id if isinstance(called, ast.Name) else getattr(called, "attr", None)):
+                    found.add(path.name)
+    return found
+
+
+def mentioned(enum: str) -> set[str]:
+    """Return the members of an enum that the package mentions."""
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                owner = node.value
+                if enum == (owner.id if isinstance(owner, ast.Name) else getattr(owner, "attr", None)):
+                    found.add(node.attr)
+    return found
+
+
+@each_event
+def test_a_name_is_a_subject_and_a_participle(event: type[Event]) -> None:
+    """A name says who, and what has happened to it."""
+    participle = event.name.partition(".")[2]
+
+    assert re.fullmatch(r"[a-z]+\.[a-z]+", event.name)
+    assert participle.endswith("ed") or participle in IRREGULAR
+
+
+def test_names_are_unique() -> None:
+    """No two events share a name."""
+    names = [event.name for event in catalogue()]
+
+    assert sorted(set(names)) == names
+
+
+@each_event
+def test_a_class_is_called_as_its_event(event: type[Event]) -> None:
+    """The class of `service.started` is ServiceStarted: who greps for one finds the other."""
+    assert "".join(word.capitalize() for word in event.name.split(".")) == event.__name__
+
+
+@each_event
+def test_each_event_is_reported_somewhere(event: type[Event]) -> None:
+    """An event stands in the catalogue together with the code that reports it."""
+    assert used(event.__name__)
+
+
+@each_event
+def test_an_event_is_a_frozen_record(event: type[Event]) -> None:
+    """Every event is a frozen dataclass with a docstring, a level, and a key for each field, none of them required."""
+    fields = dataclasses.fields(event)
+    made = event()
+
+    assert event.__doc__
+    assert event.level in Level
+    assert [(field.name, field.metadata["key"]) for field in fields] == list(event.layout())
+    assert {None} >= {getattr(made, field.name) for field in fields}
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.anything = 1  # type: ignore[attr-defined]
+
+
+@each_event
+def test_keys_of_an_event_are_unique(event: type[Event]) -> None:
+    """No record says one key twice, and none is a word that every record has."""
+    keys = [key for _, key in event.layout()]
+
+    assert len(keys) == len(set(keys))
+    assert not {"timestamp", "level", "event"} & set(keys)
+    assert all(re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", key) for key in keys)
+
+
+def test_no_key_is_a_dot_prefix_of_another() -> None:
+    """A store that takes dots for paths has no field that is a value here and a branch there."""
+    keys = {key for event in catalogue() for _, key in event.layout()}
+
+    assert [] == [(short, long) for short, long in permutations(keys, 2) if long.startswith(f"{short}.")]
+
+
+def test_one_key_one_type() -> None:
+    """A key has the same type in all events that have it."""
+    types: dict[str, set[object]] = {}
+    for event in catalogue():
+        for field in dataclasses.fields(event):
+            types.setdefault(field.metadata["key"], set()).add(field.type)
+
+    assert {} == {key: found for key, found in types.items() if len(found) > 1}
+
+
+@pytest.mark.parametrize("enum", [CloseReason, RefuseReason])
+def test_each_reason_is_given_somewhere(enum: type[CloseReason | RefuseReason]) -> None:
+    """A reason stands in the enum together with the code that gives it."""
+    assert set() == {reason.name for reason in enum} - mentioned(enum.__name__)
+    assert all(reason.value == reason.name.lower() for reason in enum)
