@@ -11,8 +11,8 @@ import pytest
 
 import echod
 from echod import cli
-from echod.errors import StartError
 from echod.config import loading
+from echod.errors import StartError
 from echod.process import control, launch, lock, state
 
 if TYPE_CHECKING:

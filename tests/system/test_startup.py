@@ -142,7 +142,8 @@ def seconds_of_a_check() -> float:
 def signals_of(pid: int, field: str) -> set[int]:
     """Return the signals of a mask in /proc/PID/status."""
     mask = int(proc.status(pid)[field], 16)
-    return {number for number in range(1, 65) if mask & 1 << number - 1}
+    # The C library keeps 32 and 33 for itself: no program can change what they were when it was started.
+    return {number for number in range(1, 65) if mask & 1 << number - 1 and number not in {32, 33}}
 
 
 def ancestors(pid: int) -> list[int]:
