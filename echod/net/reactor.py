@@ -118,6 +118,12 @@ class Reactor:
         if deadline < handler.armed:
             self._arm(handler)
 
+    def renew(self, handler: Handler) -> None:
+        """Watch `handler` anew, so that the kernel says once more what is ready."""
+        if handler.watched and not handler.done:
+            self.poller.forget(handler.fd)
+            self._watch(handler)
+
     def touch(self, handler: Handler) -> None:
         """Read the handler's attributes again at the end of this turn; for those who change it from outside."""
         self._touched.append(handler)

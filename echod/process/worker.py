@@ -123,6 +123,9 @@ class Worker(Handler):
                 self._log.sink.replace(received.descriptors[0])
             case messages.Ping():
                 self._say(messages.Pong())
+                # EPOLLEXCLUSIVE may have woken a sibling that is stopped: its client must not wait for its end.
+                for listener in self._listeners.values():
+                    self._reactor.renew(listener)
 
     def _assign(self, assignment: messages.Assign, received: list[int], now: float) -> None:
         config = messages.config_from_memfd(received[0])

@@ -20,6 +20,8 @@ def serve(chunk: int) -> None:  # all in one function, as it is taught
     server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     server.setblocking(False)
     server.bind(("127.0.0.1", 0))
+    if chunk > 1024:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # inherited: each larger send is a short one
     server.listen(1024)
     print(server.getsockname()[1], flush=True)  # noqa: T201
     inputs = [server]
