@@ -384,23 +384,64 @@ def test_a_send_that_fails(rig: Rig, failure: int, reason: CloseReason) -> None:
     assert was_reset(client)
 
 
+def stall(rig: Rig, stream: Stream) -> None:
+    """Let the kernel take nothing from `stream`."""
+    stuck = rig.keep(Failing(fileno=stream.socket.detach()))
+    stuck.failure = errno.EAGAIN
+    stream.socket = stuck
+
+
+def recover(rig: Rig, stream: Stream) -> None:
+    """Let the kernel take again what it is given."""
+    stream.socket = rig.keep(socket.socket(fileno=stream.socket.detach()))
+
+
 def test_a_kernel_that_takes_nothing(rig: Rig) -> None:
     """A send that would block is no failure: everything is held, and goes out later."""
     rig.setting.verbose = True
     client, stream = rig.pair()
-    fd = stream.socket.detach()
-    stuck = rig.keep(Failing(fileno=fd))
-    stuck.failure = errno.EAGAIN
-    stream.socket = stuck
+    stall(rig, stream)
     client.send(b"hello")
     rig.until(lambda: stream.connection.received)
     held = bytes(stream.connection.outgoing)
-    stream.socket = rig.keep(socket.socket(fileno=stuck.detach()))
+    wanted = stream.interest
+    recover(rig, stream)
 
-    assert (b"hello", READABLE | WRITABLE) == (held, stream.interest)
+    assert (b"hello", READABLE | WRITABLE) == (held, wanted)
     assert b"hello" == rig.fetch(client, 5)
     assert [ConnectionReceived(id=stream.id, count=5), ConnectionSent(id=stream.id, count=5)] == rig.recorded[1:]
     assert READABLE == stream.interest
+
+
+def test_never_more_is_held_than_the_limit(rig: Rig) -> None:
+    """What is held already counts: a read fills the buffer up to the brim, whatever more has come."""
+    rig.limit(buffer=BUFFER)
+    client, stream = rig.pair()
+    stall(rig, stream)
+    connection = stream.connection
+    client.send(bytes(1000))
+    rig.until(lambda: connection.received == 1000)
+    client.send(bytes(3 * BUFFER))
+    rig.until(lambda: connection.received > 1000)
+    held = len(connection.outgoing)
+    recover(rig, stream)
+
+    assert (BUFFER, WRITABLE) == (held, stream.interest)
+    assert 1000 + 3 * BUFFER == len(rig.fetch(client, 1000 + 3 * BUFFER))
+
+
+def test_a_read_that_empties_ends_the_wish_to_write(rig: Rig) -> None:
+    """When new input takes along all that was held, there is nothing left to wait for: writable would spin."""
+    client, stream = rig.pair()
+    stall(rig, stream)
+    client.send(b"hello")
+    rig.until(lambda: stream.connection.received)
+    recover(rig, stream)
+    client.send(b"again")
+    rig.poller.poll(1.0)
+    stream.on_readable(rig.clock.now)
+
+    assert (READABLE, 10) == (stream.interest, stream.connection.echoed)
 
 
 # -- ends that echod decides upon -------------------------------------------------------------------------------------

@@ -428,15 +428,22 @@ def test_dropped_again(paper: Paper) -> None:
 
 def test_nothing_is_said_while_lines_wait(paper: Paper) -> None:
     """While the log is stuck the count goes to the scoreboard at once, and the line waits for its turn."""
+    jam(paper)
+    for count in (3, 4):
+        paper.log.sink.lost = count
+        paper.log.flush()
+    counted = paper.row[Column.LOG_DROPPED]
+    records = paper.records()
+
+    assert (7, "log.dropped", 7) == (counted, records[-1]["event"], records[-1]["echod.log.dropped"])
+    assert 1 == sum(record["event"] == "log.dropped" for record in records)
+
+
+def jam(paper: Paper) -> None:
+    """Write until the log takes no more."""
     while not paper.log.sink.pending:
         paper.log.emit(SignalReceived())
         paper.log.flush()
-    paper.log.sink.lost = 7
-    paper.log.flush()
-    counted = paper.row[Column.LOG_DROPPED]
-    events = [record["event"] for record in paper.records()]
-
-    assert (7, "log.dropped", 1) == (counted, events[-1], events.count("log.dropped"))
 
 
 def test_a_drop_that_is_not_wanted(paper: Paper) -> None:
@@ -460,16 +467,18 @@ def test_drain_says_what_was_dropped(paper: Paper) -> None:
 
 def test_move_to(paper: Paper) -> None:
     """The process just forked counts in its own row, and leaves its parent's lines and counts to its parent."""
-    for number in range(3):
-        paper.log.emit(ConnectionReceived(id=number))
+    jam(paper)
+    paper.log.sink.lost = 4
+    paper.log.flush()  # counted, and to be said by the parent when it can
     paper.log.sink.lost = 5
     paper.log.move_to(paper.board.row(3))
+    os.read(paper.reader, 1 << 20)
     paper.log.emit(SignalReceived())
     paper.log.sink.lost = 2
-    events = [record["event"] for record in paper.records()]
+    said = [(record["event"], record.get("echod.log.dropped")) for record in paper.records()]
 
-    assert ["signal.received", "log.dropped"] == events
-    assert (0, 2) == (paper.row[Column.LOG_DROPPED], paper.board.row(3)[Column.LOG_DROPPED])
+    assert [("signal.received", None), ("log.dropped", 2)] == said
+    assert (4, 2) == (paper.row[Column.LOG_DROPPED], paper.board.row(3)[Column.LOG_DROPPED])
 
 
 # -- console ----------------------------------------------------------------------------------------------------------
