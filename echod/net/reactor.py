@@ -120,7 +120,7 @@ class Reactor:
 
     def renew(self, handler: Handler) -> None:
         """Watch `handler` anew, so that the kernel says once more what is ready."""
-        if handler.watched and not handler.done:
+        if handler.watched and handler.interest == handler.watched and not handler.done:
             self.poller.forget(handler.fd)
             self._watch(handler)
 
