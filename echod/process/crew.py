@@ -5,7 +5,6 @@ Rules
     are the same act: a worker is sent the current assignment.
     A worker that leaves pings unanswered is killed, unless the supervisor itself did not run on time: then nobody could
     have answered, and the count starts again.
-    A worker that cannot be told something is killed too: its successor will know.
 """
 
 from __future__ import annotations
@@ -19,16 +18,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from echod.core.backoff import FIRST, Backoff
 from echod.events import WorkerDied, WorkerExited, WorkerStarted, WorkerThrottled
-from echod.net.reactor import Handler, Reactor, Timer
+from echod.net.reactor import Timer
 from echod.process import channel as messages
 from echod.process import signals
+from echod.process.hand import Hand
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from echod.config.models import Config
     from echod.events import Event
+    from echod.net.reactor import Reactor
     from echod.observe.scoreboard import Row, Scoreboard
     from echod.process.channel import Channel
 
@@ -38,58 +39,8 @@ PING_INTERVAL = 1.0
 SILENT_AFTER = 10.0
 """Seconds without an answer after which a worker counts as hung."""
 
-
-class Hand(Handler):
-    """One worker, seen from the supervisor: its process and the other end of its channel."""
-
-    __slots__ = ("asked_to_leave", "born", "channel", "generation", "heard", "pid", "released", "row", "silent")
-
-    def __init__(self, channel: Channel, row: Row, pid: int, now: float) -> None:
-        super().__init__(channel.fileno())
-        self.channel = channel
-        self.row = row
-        self.pid = pid
-        self.born = self.heard = now
-        self.generation = 0
-        self.asked_to_leave = False
-        self.released = False
-        self.silent = False
-
-    def on_readable(self, now: float) -> None:
-        """Note what the worker says; its end is noted when the process is reaped."""
-        while True:
-            try:
-                received = self.channel.receive()
-            except BlockingIOError:
-                return
-            if received is None:
-                self.interest = 0
-                return
-            self.heard = now
-            match received.message:
-                case messages.Answer(generation):
-                    self.generation = generation
-                case messages.Released():
-                    self.released = True
-
-    def on_exceptional(self, now: float) -> None:
-        """Read: the end of the channel says the same."""
-        self.on_readable(now)
-
-    def tell(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
-        """Send `message`, or kill the worker that cannot be reached."""
-        try:
-            self.channel.send(message, descriptors)
-        except OSError:
-            self.kill()
-
-    def kill(self) -> None:
-        """End the process at once; it is not reaped yet, so the pid is its own."""
-        os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Hang up."""
-        self.channel.close()
+REPLACED_AFTER = SILENT_AFTER + 2 * PING_INTERVAL
+"""Seconds without an answer after which even killing it has not helped."""
 
 
 @dataclass
@@ -204,6 +155,10 @@ class Crew:
     def hopeless(self) -> bool:
         """Whether a worker has died young in every slot."""
         return all(slot.failed for slot in self._slots)
+
+    def well(self, now: float) -> bool:
+        """Tell whether every slot has a worker that answers, or is about to get one."""
+        return all(slot.hand is None or now - slot.hand.heard < REPLACED_AFTER for slot in self._slots)
 
     def serves(self, generation: int) -> bool:
         """Tell whether every slot has a worker that has answered for `generation`."""

@@ -216,6 +216,20 @@ def test_a_supervisor_that_was_stopped_blames_nobody(world: World) -> None:
     assert "worker.died" not in world.recorder.names()
 
 
+def test_a_silent_worker_is_well_until_its_replacement_has_failed(world: World) -> None:
+    """A slot without a worker waits for one and is well; one whose worker outlives its replacement is not."""
+    world.live = deaf
+    world.assign(1)
+    assert world.crew.well(world.now)
+    assert world.crew.well(world.now + module.SILENT_AFTER + module.PING_INTERVAL)
+    assert not world.crew.well(world.now + module.REPLACED_AFTER)
+    (pid,) = world.pids()
+    os.kill(pid, signal.SIGKILL)
+    world.until(lambda: not world.pids())
+
+    assert world.crew.well(world.now + module.REPLACED_AFTER)
+
+
 def test_a_worker_that_cannot_be_told_is_killed(world: World) -> None:
     """A worker with a full channel would never learn of a reload: its successor will."""
     world.live = deaf
