@@ -13,7 +13,7 @@ Rooms, each of which may import only from those before it:
     config/          what the operator asked for: models, loading, dumping, plan
     core/            decides, pure: connection, admission, backoff
     net/             acts, sockets only: poller, reactor, sockets, stream, listener
-    observe/         what others see: sink, log, scoreboard (beside net/, neither imports the other)
+    observe/         what others see: sink, log, journal, scoreboard (beside net/, neither imports the other)
     process/         lives: supervisor, worker and all that a daemon owes to the system
     cli              arguments to a command, outcome to an exit code
 

@@ -166,8 +166,16 @@ def _path(text: str) -> Path:
 
 
 def _complain(line: str) -> None:
+    from echod.observe import journal
+
     with suppress(OSError, ValueError):  # a closed standard error: nobody listens
-        print(f"echod: {printable(line, len(line))}", file=sys.stderr, flush=True)
+        if journal.receives(2):
+            from echod.events import CommandFailed
+            from echod.observe import log
+
+            os.write(2, log.journal_line(CommandFailed(error=line)))
+        else:
+            print(f"echod: {printable(line, len(line))}", file=sys.stderr, flush=True)
 
 
 def _forget_standard_output() -> None:

@@ -149,6 +149,15 @@ class PrivilegesDropped(Event):
     group: str | None = key("echod.group")
 
 
+@dataclass(frozen=True)
+class CommandFailed(Event):
+    """A command of echod could not do its work; said so where standard error is systemd's journal."""
+
+    name = "command.failed"
+    level = Level.ERROR
+    error: str | None = key("error.message")
+
+
 # -- configuration ----------------------------------------------------------------------------------------------------
 
 
@@ -210,9 +219,10 @@ class ListenerEvent(Event):
 
 @dataclass(frozen=True)
 class ListenerOpened(ListenerEvent):
-    """A listening socket is bound."""
+    """A listening socket is bound, or was inherited: then its address wins over the configured one."""
 
     name = "listener.opened"
+    configured: str | None = key("echod.configured_address")
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ import structlog
 
 from echod.config.wording import printable
 from echod.events import Event, HandlerCrashed, Level, LogDropped
+from echod.observe import journal
 from echod.observe.scoreboard import Column
 from echod.observe.sink import Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from structlog.typing import EventDict, Processor
 
@@ -36,6 +37,9 @@ LENGTHS = (1024, 256, 64)
 
 LONGEST_LIST = 16
 """Entries of a list in a record that had to be cut."""
+
+LONGEST_LINE = select.PIPE_BUF - max(map(len, journal.PREFIXES.values()))
+"""Bytes of a line, so that with the journal's prefix it is still written at once."""
 
 
 class Log:
@@ -51,9 +55,10 @@ class Log:
     def configure(self, settings: models.Log) -> None:
         """Use other settings from now on, all but the file."""
         terminal = os.isatty(self.sink.fd)
+        prefixes = journal.PREFIXES if journal.receives(self.sink.fd) else dict.fromkeys(Level, b"")
         console = settings.format == "console" or (settings.format == "auto" and terminal)
         logger = structlog.wrap_logger(
-            _Lines(self.sink),
+            _Lines(self.sink, prefixes),
             processors=[_to_console(colors=terminal) if console else _to_json],
             wrapper_class=structlog.make_filtering_bound_logger(settings.level),
             context_class=dict,
@@ -66,9 +71,8 @@ class Log:
         """Queue the line of `event`; `flush` writes it."""
         if event.name in self._suppressed:
             return
-        fields = {key: value for attribute, key in event.layout() if (value := getattr(event, attribute)) is not None}
         try:
-            self._say[event.level](event.name, **fields)
+            self._say[event.level](event.name, **_fields(event))
         except Exception:  # noqa: BLE001  # whatever is wrong with one record, the echo goes on
             self.sink.lost += 1
 
@@ -112,8 +116,21 @@ class Log:
 class _Lines:
     """What structlog takes for a logger: every method queues a line."""
 
-    def __init__(self, sink: Sink) -> None:
-        self.debug = self.info = self.warning = self.error = sink.put
+    def __init__(self, sink: Sink, prefixes: Mapping[Level, bytes]) -> None:
+        def method(level: Level) -> Callable[[bytes], None]:
+            prefix = prefixes[level]
+            return (lambda line: sink.put(prefix + line)) if prefix else sink.put
+
+        self.debug, self.info, self.warning, self.error = map(method, Level)
+
+
+def journal_line(event: Event) -> bytes:
+    """Return the line of `event` for systemd's journal, for a process that has no log."""
+    return journal.PREFIXES[event.level] + _to_json(None, event.level, {"event": event.name, **_fields(event)})
+
+
+def _fields(event: Event) -> EventDict:
+    return {key: value for attribute, key in event.layout() if (value := getattr(event, attribute)) is not None}
 
 
 def _timestamp() -> str:
@@ -124,13 +141,13 @@ def _to_json(_logger: object, level: str, fields: EventDict) -> bytes:
     record = {"timestamp": _timestamp(), "level": level, "event": fields.pop("event"), **fields}
     try:
         line = _encode(record)
-        if len(line) <= select.PIPE_BUF:
+        if len(line) <= LONGEST_LINE:
             return line
     except TypeError:  # a lone surrogate, in a path that is not UTF-8, or an integer beyond 64 bits
         pass
     for length in LENGTHS:
         line = _encode({key: _cut(value, length) for key, value in record.items()})
-        if len(line) <= select.PIPE_BUF:
+        if len(line) <= LONGEST_LINE:
             return line
     raise ValueError("no way to cut this record")
 
@@ -158,7 +175,7 @@ def _to_console(*, colors: bool) -> Processor:
             # Always, and not only what is too long: the renderer leaves control characters in short words as they are.
             text = renderer(logger, level, {key: _cut(value, length) for key, value in record.items()})
             line = text.encode("utf-8", "backslashreplace") + b"\n"
-            if len(line) <= select.PIPE_BUF:
+            if len(line) <= LONGEST_LINE:
                 return line
         raise ValueError("no way to cut this record")
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from echod.config import models
 from echod.events import (
     CloseReason,
+    CommandFailed,
     ConnectionClosed,
     ConnectionReceived,
     ConnectionRefused,
@@ -550,6 +551,46 @@ def test_format(paper: Paper, monkeypatch: pytest.MonkeyPatch, format_: str, ter
     line = paper.raw()
 
     assert (json, terminal and not json) == (line.startswith(b"{"), b"\x1b[" in line)
+
+
+def test_the_journal_is_told_priorities(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line has the priority of its level in front when the log leads to the journal, and only then."""
+    found = os.fstat(paper.log.sink.fd)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    for format_ in ("json", "console"):
+        paper.configure(level="debug", format=format_)
+        for event in (ConnectionReceived(), SignalReceived(), ListenerPaused(), ServiceFailed()):
+            paper.log.emit(event)
+
+    assert [b"<7>", b"<6>", b"<4>", b"<3>"] * 2 == [line[:3] for line in paper.raw().splitlines()]
+    monkeypatch.delenv("JOURNAL_STREAM")
+    paper.configure(format="json")
+    paper.log.emit(SignalReceived())
+    assert paper.raw().startswith(b"{")
+
+
+def test_a_line_for_the_journal_is_written_at_once(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its priority counts among the bytes that a pipe or socket takes whole."""
+    found = os.fstat(paper.log.sink.fd)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    paper.configure(format="json")
+    lengths = []
+    for size in range(3800, 4100):
+        paper.log.emit(ServiceFailed(error="x" * size))
+        lengths.append(len(paper.raw()))
+
+    assert select.PIPE_BUF == max(lengths)
+
+
+def test_a_line_without_a_log() -> None:
+    """A command that fails has no log, and says the same to the journal."""
+    line = subject.journal_line(CommandFailed(error="a\nb"))
+
+    assert line.startswith(b"<3>{")
+    assert {"level": "error", "event": "command.failed", "error.message": "a\nb"} == {
+        name: value for name, value in orjson.loads(line[3:]).items() if name != "timestamp"
+    }
+    assert 1 == line.count(b"\n")
 
 
 def test_a_handler_crash_is_an_error() -> None:

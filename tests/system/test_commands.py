@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import resource
+import socket
 import subprocess
 import time
 import tomllib
@@ -416,3 +417,22 @@ def test_state_is_readable_by_all(start: Starter) -> None:
     assert {0o644} == {path.stat().st_mode & 0o777 for path in (daemon.pid_file, daemon.runtime / "state.json")}
     assert sorted(path.name for path in daemon.runtime.iterdir()) == ["echod.pid", "state.json"]
     assert os.access(daemon.runtime / "state.json", os.R_OK)
+
+
+def test_a_failure_that_the_journal_gets_is_json(tmp_path: Path) -> None:
+    """Where standard error is the journal each fault is a record with its priority; elsewhere it is a sentence."""
+    file = tmp_path / "echod.toml"
+    file.write_text("[lag]\nx = 1\n\n[limits]\nbuffer = 3\n")
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        found = os.fstat(writer.fileno())
+        env = environment(JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
+        done = subprocess.run([*ECHOD, "check", "-c", str(file)], env=env, cwd=ROOT, stderr=writer, check=False)
+        lines = reader.recv(65536).splitlines()
+    plain = echod("check", "-c", str(file), env=env).stderr.splitlines()
+
+    assert 78 == done.returncode
+    assert [b"<3>{", b"<3>{"] == [line[:4] for line in lines]
+    records = [json.loads(line[3:]) for line in lines]
+    assert plain == [f"echod: {record['error.message']}" for record in records]
+    assert {("error", "command.failed")} == {(record["level"], record["event"]) for record in records}
