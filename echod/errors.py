@@ -3,18 +3,23 @@
 Rule: whatever a user can cause is one of these, carries sentences fit to print, and never shows a traceback.
 """
 
+import errno
+
 
 class EchodError(Exception):
     """A failure with a reason that a user can read.
 
-    `lines` holds one sentence per problem, each without a trailing newline.
+    `lines` holds one sentence per problem, each without a trailing newline. `errno` is the system's number for what is
+    behind it (errno(3)), 0 where there is none.
     """
 
     exit_code = 1
+    errno = 0
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, errno: int | None = None) -> None:
         super().__init__("; ".join(lines))
         self.lines = lines
+        self.errno = errno or self.errno
 
 
 class StartError(EchodError):
@@ -37,3 +42,4 @@ class ConfigError(EchodError):
     """The configuration is refused (exit 78, EX_CONFIG of sysexits.h); one line per fault."""
 
     exit_code = 78
+    errno = errno.EINVAL

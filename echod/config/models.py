@@ -217,11 +217,6 @@ class Listener(Table):
         """Whether the host is an IP address rather than a name."""
         return parse_address(self.address).literal
 
-    @property
-    def identity(self) -> tuple[str, str, str]:
-        """What makes it the same listener over a reload: its address, and its name where the kernel picks the port."""
-        return (self.kind, self.address, "" if self.port else self.name)
-
 
 def _clashes(first: Listener, second: Listener) -> Iterator[tuple[str, str]]:
     """Say (key, sentence) for whatever the second of two listeners cannot share with the first."""

@@ -3,12 +3,15 @@
 Rule: pure. Nothing is bound, closed or asked here; the supervisor acts on what comes out.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from echod.config.models import RESTART, Config, Listener
 from echod.config.wording import quoted
 from echod.errors import ConfigError
 from echod.events import ConfigAdjusted
+
+Identity = tuple[str, str, str]
 
 RESERVED = 64  # descriptors of a process that are no connection: standard streams, log, channels, listeners, slack
 
@@ -22,18 +25,44 @@ class Plan:
     release: tuple[Listener, ...]
 
 
-def plan(old: Config, new: Config) -> Plan:
+def identity(listener: Listener, inherited: Collection[str]) -> Identity:
+    """Return what makes it the same listener over a reload.
+
+    That is its address, and its name where the kernel picks the port; or its name alone when the sockets of this name
+    are inherited, whatever the file says of their address.
+    """
+    if listener.name in inherited:
+        return (listener.kind, "", listener.name)
+    return (listener.kind, listener.address, "" if listener.port else listener.name)
+
+
+def plan(old: Config, new: Config, inherited: Collection[str]) -> Plan:
     """Compare two configurations; raise ConfigError naming each changed key that needs a restart."""
     changes = _restarts(old, new)
     if changes:
         raise ConfigError(*changes)
-    before = {listener.identity for listener in old.listener}
-    after = {listener.identity for listener in new.listener}
+    before = {identity(listener, inherited): listener for listener in old.listener}
+    after = {identity(listener, inherited): listener for listener in new.listener}
     return Plan(
-        bind=tuple(listener for listener in new.listener if listener.identity not in before),
-        keep=tuple(listener for listener in new.listener if listener.identity in before),
-        release=tuple(listener for listener in old.listener if listener.identity not in after),
+        bind=tuple(listener for same, listener in after.items() if same not in before),
+        keep=tuple(listener for same, listener in after.items() if same in before),
+        release=tuple(listener for same, listener in before.items() if same not in after),
     )
+
+
+def claim(config: Config, inherited: Collection[str]) -> None:
+    """Raise ConfigError for each name of inherited sockets that no listener has: nobody would answer there."""
+    names = [listener.name for listener in config.listener]
+    there = ", ".join(map(quoted, names))
+    unclaimed = [name for name in inherited if name not in names]
+    if unclaimed:
+        raise ConfigError(
+            *(
+                f"listener: a socket named {quoted(name)} was passed, which no listener is called (there is {there}); "
+                "see FileDescriptorName= of the socket unit"
+                for name in unclaimed
+            )
+        )
 
 
 def fit(config: Config, descriptors: int, capacity: int | None) -> tuple[Config, tuple[ConfigAdjusted, ...]]:

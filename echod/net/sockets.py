@@ -2,7 +2,8 @@
 
 Rule: nothing here keeps state; whoever asks owns what is returned.
 
-Fails: StartError from `bind` says which address and why. Everything else raises OSError as the kernel gave it.
+Fails: StartError from `bind` and ConfigError from `adopt` say which listener and why. Everything else raises OSError as
+the kernel gave it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from echod.errors import StartError
+from echod.errors import ConfigError, StartError
 
 if TYPE_CHECKING:
     from echod.config.models import Listener
@@ -31,7 +32,11 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 RESET = frozenset({errno.ECONNRESET, errno.EPIPE})
 """The peer has cut the connection."""
 
+MAPPED = "::ffff:"
+"""What the address of an IPv4 peer begins with on an IPv6 socket (RFC 4291 §2.5.5.2)."""
+
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 _PORT_TRIES = 16
 _SIOCOUTQ = termios.TIOCOUTQ  # the same number, tcp(7)
 
@@ -61,8 +66,20 @@ def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
             # The port that the kernel chose for the first address may be taken on the second.
             if error.errno == errno.EADDRINUSE and not listener.port and attempt + 1 < _PORT_TRIES:
                 continue
-            raise StartError(f'listener "{listener.name}": {listener.address}: {_why(error, listener)}') from None
+            reason = f'listener "{listener.name}": {listener.address}: {_why(error, listener)}'
+            raise StartError(reason, errno=error.errno) from None
     raise AssertionError  # the last attempt returns or raises
+
+
+def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.socket]:
+    """Return `inherited`, made like the sockets of `bind`; raise ConfigError where one is not what `listener` wants."""
+    for sock in inherited:
+        if sock.type != socket.SOCK_STREAM or sock.family not in _FAMILIES:
+            raise ConfigError(f'listener "{listener.name}": a {_kind(sock)} was passed for it, not a TCP socket')
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ConfigError(f'listener "{listener.name}": a socket was passed for it that does not listen')
+        _prepare(sock)
+    return inherited
 
 
 def text(address: Address) -> str:
@@ -73,7 +90,7 @@ def text(address: Address) -> str:
 
 def network(family: int) -> str:
     """Return OpenTelemetry's `network.type` for an address family."""
-    return "ipv6" if family == socket.AF_INET6 else "ipv4"
+    return _FAMILIES[socket.AddressFamily(family)]
 
 
 def error_name(error: OSError) -> str:
@@ -130,7 +147,8 @@ def _bind_all(listener: Listener, candidates: list[tuple[int, Address]]) -> tupl
             port = sock.getsockname()[1]
             bound.append(sock)
         if not bound:
-            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            code = getattr(errno, skipped[-1].error)
+            raise OSError(code, os.strerror(code))
         undo.pop_all()
     return bound, skipped
 
@@ -143,16 +161,25 @@ def _listen(family: int, address: Address) -> socket.socket:
         if family == socket.AF_INET6:
             # 0.0.0.0 and [::] are two listeners, whatever net.ipv6.bindv6only says.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # Accepted sockets inherit these two. Urgent data is data: out of line, one byte of it would be lost.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        sock.setblocking(False)
+        _prepare(sock)
         sock.bind(address)
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _prepare(sock: socket.socket) -> None:
+    # Accepted sockets inherit these two. Urgent data is data: out of line, one byte of it would be lost.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    sock.setblocking(False)
+
+
+def _kind(sock: socket.socket) -> str:
+    """Name the type of a socket in the words of socket(2)."""
+    return f"{socket.AddressFamily(sock.family).name} {socket.SocketKind(sock.type).name} socket"
 
 
 def _why(error: OSError, listener: Listener) -> str:
@@ -164,5 +191,10 @@ def _why(error: OSError, listener: Listener) -> str:
             return f"{reason} (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
         case errno.EADDRNOTAVAIL:
             return f"{reason} (no interface of this machine has it)"
+        case errno.EAFNOSUPPORT:
+            return (
+                f"{reason} (this machine has no such addresses, or RestrictAddressFamilies= keeps them from this "
+                f"service: then a socket unit must pass the socket, with FileDescriptorName={listener.name})"
+            )
         case _:
             return reason

@@ -233,13 +233,15 @@ class Stream(Handler):
 
 def facts(number: int, peer: Address, origin: Origin) -> dict[str, Any]:
     """Return what every record of a connection says about who talks to whom."""
+    host, port = peer[:2]
+    mapped = host.startswith(sockets.MAPPED)  # an inherited IPv6 socket may take IPv4 too
     return {
         "id": number,
         "listener": origin.listener,
-        "client_address": peer[0],
-        "client_port": peer[1],
+        "client_address": host.removeprefix(sockets.MAPPED),
+        "client_port": port,
         "server_address": origin.address,
         "server_port": origin.port,
         "transport": origin.transport,
-        "network": origin.network,
+        "network": "ipv4" if mapped else origin.network,
     }

@@ -1,8 +1,11 @@
-"""The listening sockets: bound, kept and closed by the supervisor alone.
+"""The listening sockets: bound or inherited, kept and closed by the supervisor alone.
 
-Rule: opening is a transaction: either everything that was asked for is bound, or nothing new is.
+Rules
+    Opening is a transaction: either everything that was asked for is bound, or nothing new is.
+    Inherited sockets are never closed before the end, since nobody could ask for them again: a configuration that does
+    not use them is refused before it comes here.
 
-Fails: StartError from `open` says which address and why.
+Fails: StartError or ConfigError from `open` says which listener and why.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from echod.config import plan
 from echod.errors import StartError
 from echod.events import ListenerClosed, ListenerOpened, ListenerSkipped
 from echod.net import sockets
@@ -17,29 +21,34 @@ from echod.process.channel import MOST_DESCRIPTORS
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from echod.config.models import Listener
+    from echod.config.plan import Identity
     from echod.events import Event
-
-Identity = tuple[str, str, str]
 
 
 class Doors:
     """The sockets of each listener, by the listener's identity."""
 
-    def __init__(self) -> None:
+    def __init__(self, inherited: Mapping[str, list[socket.socket]]) -> None:
+        """Take over the sockets that were passed to this process, by name; a listener of that name uses them."""
+        self._inherited = inherited
         self._sockets: dict[Identity, list[socket.socket]] = {}
         self._skipped: dict[Identity, list[sockets.Skipped]] = {}
 
     def open(self, listeners: Iterable[Listener]) -> None:
-        """Bind `listeners`; on failure close what this call has bound."""
+        """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound."""
         opened: dict[Identity, list[socket.socket]] = {}
         skipped: dict[Identity, list[sockets.Skipped]] = {}
         with ExitStack() as undo:
             for listener in listeners:
-                opened[listener.identity], skipped[listener.identity] = sockets.bind(listener)
-                for sock in opened[listener.identity]:
+                same = self._identity(listener)
+                if listener.name in self._inherited:
+                    opened[same] = sockets.adopt(listener, self._inherited[listener.name])
+                else:
+                    opened[same], skipped[same] = sockets.bind(listener)
+                for sock in opened[same]:
                     undo.enter_context(sock)
             count = sum(map(len, [*self._sockets.values(), *opened.values()]))
             if count >= MOST_DESCRIPTORS:
@@ -51,13 +60,22 @@ class Doors:
     def close(self, listeners: Iterable[Listener]) -> None:
         """Close the sockets of `listeners`."""
         for listener in listeners:
-            self._skipped.pop(listener.identity, None)
-            for sock in self._sockets.pop(listener.identity, []):
+            same = self._identity(listener)
+            self._skipped.pop(same, None)
+            for sock in self._sockets.pop(same, []):
+                sock.close()
+
+    def close_all(self) -> None:
+        """Close whatever is left, at the end of the process."""
+        for opened in self._sockets.values():
+            for sock in opened:
                 sock.close()
 
     def of(self, listeners: Iterable[Listener]) -> list[tuple[str, socket.socket]]:
         """Return (name, socket) of every socket of `listeners`."""
-        return [(listener.name, sock) for listener in listeners for sock in self._sockets.get(listener.identity, [])]
+        return [
+            (listener.name, sock) for listener in listeners for sock in self._sockets.get(self._identity(listener), [])
+        ]
 
     def filenos(self) -> list[int]:
         """Return every descriptor."""
@@ -70,6 +88,7 @@ class Doors:
                 "name": listener.name,
                 "kind": listener.kind,
                 "address": listener.address,
+                "inherited": listener.name in self._inherited,
                 "bound": [sockets.text(sock.getsockname()) for _, sock in self.of([listener])],
             }
             for listener in listeners
@@ -78,9 +97,10 @@ class Doors:
     def say_opened(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
         """Emit what became of each address of `listeners`."""
         for listener in listeners:
+            configured = listener.address if listener.name in self._inherited else None
             for _, sock in self.of([listener]):
-                emit(ListenerOpened(**_facts(listener, sock.getsockname(), sock.family)))
-            for skipped in self._skipped[listener.identity]:
+                emit(ListenerOpened(**_facts(listener, sock.getsockname(), sock.family), configured=configured))
+            for skipped in self._skipped.get(self._identity(listener), []):
                 facts = _facts(listener, skipped.address, skipped.family)
                 emit(ListenerSkipped(**facts, error=skipped.error))
 
@@ -89,6 +109,9 @@ class Doors:
         for listener in listeners:
             for _, sock in self.of([listener]):
                 emit(ListenerClosed(**_facts(listener, sock.getsockname(), sock.family)))
+
+    def _identity(self, listener: Listener) -> Identity:
+        return plan.identity(listener, self._inherited)
 
 
 def _facts(listener: Listener, address: sockets.Address, family: int) -> dict[str, Any]:

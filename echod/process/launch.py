@@ -7,14 +7,15 @@ the process detaches. Everything that a worker will ever import is imported by n
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from echod.errors import EchodError, StartError
 from echod.events import ServiceFailed
 from echod.observe.log import Log
 from echod.observe.scoreboard import Scoreboard
-from echod.process import daemonize, lock, privileges, settings, signals, state
+from echod.process import daemonize, lock, privileges, settings, signals, state, systemd
 from echod.process.doors import Doors
 from echod.process.reports import Estate
 from echod.process.supervisor import Supervisor
@@ -30,28 +31,40 @@ def run(path: Path | None, *, foreground: bool) -> None:
         daemonize.clean_environment()
         os.umask(daemonize.UMASK)
     signals.reset()
-    settings.raise_descriptor_limit()
-    now = settings.gather(path, foreground=foreground)
-    daemon = now.config.daemon
-    who = privileges.identity(daemon.user, daemon.group)
-    directory = lock.prepare(daemon.runtime_directory)
-    held = lock.Lock(directory)
-    doors = Doors()
+    manager = systemd.manager(os.environ)
     try:
+        _start(path, manager, foreground=foreground)
+    except EchodError as error:
+        manager.failed(error)
+        raise
+    finally:
+        manager.close()
+
+
+def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool) -> None:
+    settings.raise_descriptor_limit()
+    passed = systemd.passed_sockets(os.environ)
+    with ExitStack() as undo:
+        for sock in chain.from_iterable(passed.values()):
+            undo.enter_context(sock)
+        now = settings.gather(path, foreground=foreground, inherited=frozenset(passed))
+        daemon = now.config.daemon
+        who = privileges.identity(daemon.user, daemon.group)
+        directory = lock.prepare(daemon.runtime_directory)
+        held = lock.Lock(directory)
+        undo.callback(held.release)  # the last of the three: whoever takes the lock finds the addresses free
+        undo.callback(state.remove, directory)
+        doors = Doors(passed)
+        undo.callback(doors.close_all)
         doors.open(now.config.listener)
         descriptor = settings.open_log(now)
         board = Scoreboard()
         log = Log(now.config.log, descriptor, board.row(0))
-        estate = Estate(now, directory, doors, log, board, who)
+        estate = Estate(now, directory, doors, log, board, who, manager)
         starter = daemonize.Starter(-1)
         if not foreground:
             starter = daemonize.detach([held.fd, board.lock, log.sink.fd, *doors.filenos()])
         _live(estate, held, starter)
-    finally:
-        doors.close(now.config.listener)
-        with suppress(OSError):
-            state.remove(directory)
-        held.release()
 
 
 def _live(estate: Estate, held: lock.Lock, starter: daemonize.Starter) -> None:

@@ -57,7 +57,7 @@ def prepare(configured: str) -> Path:
             directory.chmod(0o700 if directory == _own() else 0o755)  # whatever the umask says
         found = directory.lstat()
     except OSError as error:
-        raise StartError(f"runtime directory {directory}: {error.strerror}") from None
+        raise StartError(f"runtime directory {directory}: {error.strerror}", errno=error.errno) from None
     if not stat.S_ISDIR(found.st_mode):
         raise StartError(f"runtime directory {directory}: not a directory")
     if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
@@ -128,7 +128,8 @@ def _acquire(path: Path) -> int:
         os.close(fd)
         sleep(_INTERVAL)  # a command that looks at the lock holds it for an instant
     pid = holder(path.parent)
-    raise StartError(f"already running (pid {pid})" if pid else f"{path}: the lock is taken again and again")
+    reason = f"already running (pid {pid})" if pid else f"{path}: the lock is taken again and again"
+    raise StartError(reason, errno=errno.EBUSY)
 
 
 def _open(path: Path) -> int:
@@ -136,7 +137,7 @@ def _open(path: Path) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
     except OSError as error:
         reason = "is a symbolic link, remove it" if error.errno == errno.ELOOP else error.strerror
-        raise StartError(f"{path}: {reason}") from None
+        raise StartError(f"{path}: {reason}", errno=error.errno) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise StartError(f"{path}: not a regular file, remove it")

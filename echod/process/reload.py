@@ -56,7 +56,7 @@ class Prepared:
 def prepare(current: Settings, doors: Doors) -> Prepared:
     """Read the configuration again and open all that it asks for beyond what is open."""
     new = current.again()
-    changes = plan(current.config, new.config)
+    changes = plan(current.config, new.config, new.inherited)
     doors.open(changes.bind)
     try:
         moved = new.config.log.file != current.config.log.file

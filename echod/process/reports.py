@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from echod.process.doors import Doors
     from echod.process.privileges import Identity
     from echod.process.settings import Settings
+    from echod.process.systemd import Manager
 
 
 class Phase(Enum):
@@ -46,6 +47,7 @@ class Estate:
     log: Log
     board: Scoreboard
     who: Identity | None
+    manager: Manager
 
 
 def started(estate: Estate) -> Iterator[events.Event]:
@@ -91,6 +93,13 @@ def state(
         },
         "log": {"dropped": board.total(Column.LOG_DROPPED)},
     }
+
+
+def summary(estate: Estate, generation: int, report: reload.Report | None) -> str:
+    """Say in one sentence how the daemon serves, for the service manager."""
+    workers = estate.settings.config.daemon.worker_count
+    serving = f"Serving with {workers} worker{'s' * (workers > 1)}, configuration generation {generation}"
+    return f"{serving}; the last reload was refused: {report.error[0]}" if report and report.error else serving
 
 
 def status(document: dict[str, Any], uptime: float) -> events.StatusReported:

@@ -36,25 +36,28 @@ class Settings:
     poller: str
     """The poller's word, "auto" resolved."""
     adjustments: tuple[ConfigAdjusted, ...]
+    inherited: frozenset[str]
+    """The names of the sockets that were passed to this process."""
 
     def again(self) -> Settings:
         """Read everything anew."""
-        return gather(self.given, foreground=self.foreground)
+        return gather(self.given, foreground=self.foreground, inherited=self.inherited)
 
 
-def gather(given: Path | None, *, foreground: bool) -> Settings:
+def gather(given: Path | None, *, foreground: bool, inherited: frozenset[str] = frozenset()) -> Settings:
     """Read the file `given`, else the default one where it exists, else take the built-in defaults."""
     path = given or default_file()
     config = loading.load(path) if path else Config()
     name = poller.resolve(config.daemon.poller)
     try:
+        plan.claim(config, inherited)
         _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
         config, adjustments = plan.fit(config, descriptors, poller.POLLERS[name].capacity)
     except ConfigError as error:
         raise ConfigError(*(f"{path}: {line}" if path else line for line in error.lines)) from None
     if not foreground and not config.log.file:
         raise ConfigError(f"{path or 'defaults'}: log.file: must name a file under --daemon, which has no other output")
-    return Settings(config, path, given, foreground, name, adjustments)
+    return Settings(config, path, given, foreground, name, adjustments, inherited)
 
 
 def default_file() -> Path | None:
@@ -70,7 +73,7 @@ def open_log(settings: Settings) -> int:
     try:
         return sink.open_file(path)
     except OSError as error:
-        raise StartError(f"log.file: {path}: {error.strerror}") from None
+        raise StartError(f"log.file: {path}: {error.strerror}", errno=error.errno) from None
 
 
 def raise_descriptor_limit() -> None:

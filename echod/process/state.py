@@ -9,6 +9,7 @@ Fails: OSError from `write`; StartError from `read`.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -46,5 +47,6 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def remove(directory: Path) -> None:
-    """Remove the state file: the daemon is gone."""
-    (directory / STATE_FILE).unlink(missing_ok=True)
+    """Remove the state file, if that can be: the daemon is gone."""
+    with suppress(OSError):
+        (directory / STATE_FILE).unlink()

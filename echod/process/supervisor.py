@@ -44,6 +44,9 @@ GRACE = 2.0
 AT_ONCE = 0.8
 """The same once a second signal has ended the drain."""
 
+EXTENSION = 15.0
+"""Seconds of patience that a stopping daemon asks of the service manager, three times before they are over."""
+
 
 class Supervisor:
     """One run of the daemon, from bound sockets to the last worker's end."""
@@ -67,19 +70,22 @@ class Supervisor:
         self._crew = Crew(self._reactor, estate.board, self._emit, self._live)
         self._drain_delay = Timer(self._drain)
         self._patience = Timer(lambda _now: self._crew.kill())
+        self._pulse = Timer(self._beat)
 
     def run(self) -> None:
         """Live until every worker is gone."""
-        log = self._estate.log
-        for handler in (Signals(self._act), self._drain_delay, self._patience):
+        log, manager = self._estate.log, self._estate.manager
+        for handler in (Signals(self._act), self._drain_delay, self._patience, self._pulse):
             self._reactor.add(handler)
         self._say_started()
         self._write_state()
         gc.collect()
         gc.freeze()  # what is loaded by now is shared with the workers; a collection would write to its pages
         self._assign(self._born)
+        self._beat(self._born)
         while not self._done:
             log.flush()
+            manager.flush()
             self._reactor.turn(worker.LOG_INTERVAL if log.sink.pending else inf)
             self._progress(self._reactor.now)
 
@@ -144,6 +150,7 @@ class Supervisor:
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
+        self._tell_manager()  # this first: who waits for the state finds the unit in that state too
         self._write_state()
 
     def _assign(self, now: float) -> None:
@@ -223,6 +230,7 @@ class Supervisor:
         if self._report and self._report.finished is None:
             self._report.end(StartError.exit_code, ["the daemon is stopping"])
         self._enter(Phase.STOPPING)
+        self._beat(now)
 
     def _close_doors(self) -> None:
         doors, listeners = self._estate.doors, self._estate.settings.config.listener
@@ -250,6 +258,26 @@ class Supervisor:
         self._emit(events.ServiceReady(duration=round(now - self._born, 6)))
         self._estate.log.flush()
         self._ready()
+
+    def _tell_manager(self) -> None:
+        manager = self._estate.manager
+        match self._phase:
+            case Phase.READY:
+                manager.ready(reports.summary(self._estate, self._generation, self._report))
+            case Phase.RELOADING:
+                manager.reloading()
+            case Phase.STOPPING:
+                manager.stopping(f"Draining {self._estate.board.total(Column.ACTIVE)} connections")
+
+    def _beat(self, now: float) -> None:
+        manager = self._estate.manager
+        interval = manager.watchdog / 2
+        if self._crew.well(now):
+            manager.alive()
+        if self._phase is Phase.STOPPING:
+            manager.extend(EXTENSION)
+            interval = min(interval, EXTENSION / 3)
+        self._reactor.schedule(self._pulse, now + interval)
 
     def _say_stopping(self, number: signal.Signals, *, at_once: bool) -> None:
         active = self._estate.board.total(Column.ACTIVE)

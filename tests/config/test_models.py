@@ -125,16 +125,6 @@ def test_two_listeners_of_the_same_name_on_port_0_clash_by_name_only() -> None:
     assert [(("listener", 1, "name"), "rule")] == faults({"listener": [address, address]})
 
 
-def test_a_listener_is_known_by_its_address() -> None:
-    """A new name makes no new listener, unless the name is all that tells two apart."""
-    one, two = (Listener.model_validate({"name": name, "address": "[0::1]:7"}) for name in "ab")
-    three, four = (Listener.model_validate({"name": name, "address": "localhost:0"}) for name in "ab")
-
-    assert ("tcp", "[::1]:7", "") == one.identity
-    assert one.identity == two.identity
-    assert three.identity != four.identity
-
-
 def fields() -> list[tuple[str, FieldInfo]]:
     """List every key with the name of its table."""
     tables = (Daemon, Log, Limits, Listener)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from echod.config.models import Config
-from echod.config.plan import RESERVED, Plan, fit, plan
+from echod.config.plan import RESERVED, Plan, claim, fit, plan
 from echod.errors import ConfigError
 from echod.events import ConfigAdjusted
 
@@ -24,12 +24,34 @@ def test_binds_keeps_and_releases_by_address() -> None:
     new = config(("c", "[0::1]:3"), ("d", "localhost:4"), ("renamed", "LOCALHOST:1"))
     c, d, renamed = new.listener
 
-    assert Plan(bind=(d,), keep=(c, renamed), release=(old.listener[1],)) == plan(old, new)
+    assert Plan(bind=(d,), keep=(c, renamed), release=(old.listener[1],)) == plan(old, new, ())
+
+
+def test_an_inherited_listener_is_known_by_its_name() -> None:
+    """Its sockets stay, whatever the file says of its address; others are still known by theirs."""
+    old = config(("passed", "localhost:1"), ("b", "localhost:2"))
+    new = config(("passed", "[::1]:9"), ("renamed", "localhost:2"), ("c", "localhost:1"))
+    passed, renamed, c = new.listener
+
+    assert Plan(bind=(c,), keep=(passed, renamed), release=()) == plan(old, new, {"passed"})
+
+
+def test_every_inherited_name_must_be_claimed() -> None:
+    """A socket that nobody answers on is refused by name, with the names that there are."""
+    claim(config(("a", "localhost:1"), ("b", "localhost:2")), {"b"})
+    with pytest.raises(ConfigError) as refused:
+        claim(config(("a", "localhost:1"), ("b", "localhost:2")), ["c\x1b", "a", "d"])
+
+    assert (
+        'listener: a socket named "c\\x1b" was passed, which no listener is called (there is "a", "b"); '
+        "see FileDescriptorName= of the socket unit"
+    ) == refused.value.lines[0]
+    assert 2 == len(refused.value.lines)
 
 
 def test_nothing_changes_between_equal_configurations() -> None:
     """A reload of the same file keeps every listener."""
-    assert Plan(bind=(), keep=Config().listener, release=()) == plan(Config(), Config())
+    assert Plan(bind=(), keep=Config().listener, release=()) == plan(Config(), Config(), ())
 
 
 def test_listeners_on_port_0_are_told_apart_by_name() -> None:
@@ -37,7 +59,7 @@ def test_listeners_on_port_0_are_told_apart_by_name() -> None:
     old = config(("a", "localhost:0"), ("b", "localhost:0"))
     new = config(("b", "localhost:0"), ("c", "localhost:0"))
 
-    assert Plan(bind=new.listener[1:], keep=new.listener[:1], release=old.listener[:1]) == plan(old, new)
+    assert Plan(bind=new.listener[1:], keep=new.listener[:1], release=old.listener[:1]) == plan(old, new, ())
 
 
 def test_names_every_changed_key_that_needs_a_restart() -> None:
@@ -47,7 +69,7 @@ def test_names_every_changed_key_that_needs_a_restart() -> None:
         daemon={"poller": "select", "runtime_directory": "/run/e d", "user": "echo", "group": "g", "workers": 2}
     )
     with pytest.raises(ConfigError) as caught:
-        plan(old, new)
+        plan(old, new, ())
 
     assert (
         "daemon.poller: cannot change without a restart (epoll -> select)",

@@ -228,6 +228,23 @@ def reason(address: str) -> str:
     return line
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:7", "somewhere.test:7"])
+def test_a_family_that_is_forbidden(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """A sandbox that allows no such sockets is named, with the way to pass one."""
+
+    def make(family: int, kind: int) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    resolves_to(monkeypatch, V4)
+    monkeypatch.setattr(socket, "socket", make)
+
+    assert (
+        f'listener "door": {address}: Address family not supported by protocol (this machine has no such addresses, '
+        "or RestrictAddressFamilies= keeps them from this service: then a socket unit must pass the socket, "
+        "with FileDescriptorName=door)"
+    ) == reason(address)
+
+
 def test_in_use(stack: ExitStack) -> None:
     """A port that somebody has is refused with the command that tells who."""
     holder = stack.enter_context(socket.create_server(("127.0.0.1", 0)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from echod.config.models import Listener
-from echod.errors import StartError
+from echod.errors import ConfigError, StartError
 from echod.net import sockets
 from echod.process import doors as module
 from echod.process.doors import Doors
@@ -27,9 +27,9 @@ TWO = Listener(name="two", address="127.0.0.1:0")
 @pytest.fixture
 def doors() -> Iterator[Doors]:
     """Give doors that are closed at the end."""
-    made = Doors()
+    made = Doors({})
     yield made
-    made.close([ONE, TWO])
+    made.close_all()
 
 
 def count_descriptors() -> int:
@@ -47,7 +47,8 @@ def test_what_is_opened_listens(doors: Doors) -> None:
         pass
     assert [sock.fileno() for _, sock in doors.of([ONE, TWO])] == doors.filenos()
     bound = [sockets.text(sock.getsockname())]
-    assert [{"name": "one", "kind": "tcp", "address": "127.0.0.1:0", "bound": bound}] == doors.state([ONE])
+    expected = {"name": "one", "kind": "tcp", "address": "127.0.0.1:0", "inherited": False, "bound": bound}
+    assert [expected] == doors.state([ONE])
 
 
 def test_one_failure_undoes_all_that_was_opened(doors: Doors) -> None:
@@ -103,6 +104,41 @@ def test_events_tell_what_became_of_each_address(doors: Doors, monkeypatch: pyte
         (vars(event)["address"], vars(event)["port"]) for event in said
     ]
     assert "EADDRNOTAVAIL" == vars(said[1])["error"]
+
+
+@pytest.fixture
+def passed() -> Iterator[socket.socket]:
+    """Give a listening socket that came from somewhere else, blocking as systemd leaves it."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def test_an_inherited_socket_wins_over_the_address(passed: socket.socket) -> None:
+    """A listener of that name uses it, whatever its address says; the event and the state tell both addresses."""
+    doors = Doors({"one": [passed]})
+    said: list[Event] = []
+    doors.open([ONE, TWO])
+    doors.say_opened([ONE, TWO], said.append)
+    other = doors.of([TWO])[0][1]
+
+    assert [("one", passed)] == doors.of([ONE])
+    assert not passed.getblocking()
+    assert [("127.0.0.1:0", passed.getsockname()[1]), (None, other.getsockname()[1])] == [
+        (vars(event)["configured"], vars(event)["port"]) for event in said
+    ]
+    assert [True, False] == [entry["inherited"] for entry in doors.state([ONE, TWO])]
+    doors.close_all()
+    assert (-1, -1) == (passed.fileno(), other.fileno())
+
+
+def test_a_socket_of_the_wrong_type_is_refused() -> None:
+    """One line says which listener it was passed for, and what it is."""
+    datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with datagram, pytest.raises(ConfigError, match=r'^listener "one": a AF_INET SOCK_DGRAM socket was passed for it'):
+        Doors({"one": [datagram]}).open([ONE])
+    deaf = socket.socket()
+    with deaf, pytest.raises(ConfigError, match=r'^listener "one": a socket was passed for it that does not listen'):
+        Doors({"one": [deaf]}).open([ONE])
 
 
 def test_sockets_are_not_inherited(doors: Doors) -> None:

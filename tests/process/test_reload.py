@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def doors(gathered: Settings) -> Iterator[Doors]:
     """Open the doors of the settings; whatever is open at the end is closed."""
-    made = Doors()
+    made = Doors({})
     made.open(gathered.config.listener)
     yield made
     for sock in [sock for opened in made._sockets.values() for sock in opened]:

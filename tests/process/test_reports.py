@@ -11,6 +11,7 @@ from echod.process import reload, reports
 from echod.process.doors import Doors
 from echod.process.privileges import Identity
 from echod.process.settings import Settings
+from echod.process.systemd import Manager
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +26,11 @@ def estate(directory: Path, who: Identity | None = None) -> reports.Estate:
     row[Column.ACTIVE], row[Column.ACCEPTED], row[Column.REFUSED], row[Column.LOG_DROPPED] = 2, 5, 3, 1
     config = Config(listener=(Listener(address="127.0.0.1:0"),))
     adjusted = events.ConfigAdjusted(config_key="limits.max_connections", value=960)
-    settings = Settings(config, None, None, foreground=True, poller="poll", adjustments=(adjusted,))
+    settings = Settings(
+        config, None, None, foreground=True, poller="poll", adjustments=(adjusted,), inherited=frozenset()
+    )
     log: Any = None
-    return reports.Estate(settings, directory, Doors(), log, board, who)
+    return reports.Estate(settings, directory, Doors({}), log, board, who, Manager())
 
 
 def test_the_first_words(tmp_path: Path) -> None:
@@ -43,6 +46,20 @@ def test_the_first_words(tmp_path: Path) -> None:
 def test_nothing_is_dropped_without_root(tmp_path: Path) -> None:
     """A daemon that is not root's does not claim to have dropped anything."""
     assert "privileges.dropped" not in [event.name for event in reports.started(estate(tmp_path))]
+
+
+def test_the_summary_says_why_a_reload_was_refused(tmp_path: Path) -> None:
+    """One sentence, which names the first fault as long as the last reload was refused."""
+    mine = estate(tmp_path)
+    refused, taken = reload.Report(), reload.Report()
+    refused.end(78, ["a.toml:3: wrong", "a.toml:4: wrong too"])
+    taken.end(0)
+
+    assert "Serving with 1 worker, configuration generation 4" == reports.summary(mine, 4, taken)
+    assert (
+        "Serving with 1 worker, configuration generation 4; the last reload was refused: a.toml:3: wrong"
+        == reports.summary(mine, 4, refused)
+    )
 
 
 def test_the_snapshot_says_what_the_state_file_says(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -125,6 +126,34 @@ def test_workers_that_never_answer_end_the_start(fork: Callable[[], Forked], mon
     assert 1 == daemon.exit_code
     assert 1 == daemon.events().count("worker.died")
     assert not (daemon.config.parent / "run" / "echod.pid").exists()
+
+
+def test_ready_waits_for_every_worker(
+    fork: Callable[[], Forked], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A service manager hears READY once the slowest worker has answered, and not before."""
+    real, gate, address = worker.live, tmp_path / "gate", tmp_path / "notify"
+
+    def slow(*arguments: Any) -> NoReturn:
+        while not gate.exists():
+            time.sleep(0.01)
+        real(*arguments)
+
+    monkeypatch.setattr(worker, "live", slow)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.setblocking(False)
+        daemon = fork()
+        daemon.until(lambda: daemon.state().get("workers"))
+        with pytest.raises(BlockingIOError):
+            manager.recv(4096)
+        gate.touch()
+        daemon.until(lambda: daemon.state().get("state") == "ready")
+
+        assert manager.recv(4096).startswith(b"READY=1\n")
+    os.kill(daemon.pid, signal.SIGTERM)
+    daemon.until(daemon.ended)
 
 
 def test_a_failed_start_leaves_no_state(fork: Callable[[], Forked], monkeypatch: pytest.MonkeyPatch) -> None:
