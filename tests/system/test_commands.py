@@ -427,7 +427,9 @@ def test_a_failure_that_the_journal_gets_is_json(tmp_path: Path) -> None:
     with reader, writer:
         found = os.fstat(writer.fileno())
         env = environment(JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
-        done = subprocess.run([*ECHOD, "check", "-c", str(file)], env=env, cwd=ROOT, stderr=writer, check=False)
+        done = subprocess.run(
+            [*ECHOD, "check", "-c", str(file)], env=env, cwd=ROOT, stderr=writer.fileno(), check=False
+        )
         lines = reader.recv(65536).splitlines()
     plain = echod("check", "-c", str(file), env=env).stderr.splitlines()
 
