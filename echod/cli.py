@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+MOST_SHOWN = 10_000
+"""Characters of a line of `status`: a hundred listeners fit."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments`, by default the process's own, ask for; return the exit code."""
     descriptors.open_standard_streams()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # always a text file
     try:
         options = _parser().parse_args(arguments)
         options.command(options)
@@ -110,7 +114,7 @@ def _table(state: dict[str, Any]) -> str:
         ("last reload", _outcome(state["reload"])),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(f"{name:<{width}}  {printable(str(value), MOST_SHOWN)}" for name, value in rows)
 
 
 def _outcome(reload: dict[str, Any] | None) -> str:
@@ -153,9 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "Show what the daemon does.").add_argument(
         "--json", action="store_true", help="for programs"
     )
-    add("show", _show, "Print the configuration in force, the commented defaults, or the JSON Schema.").add_argument(
-        "what", choices=("config", "defaults", "schema")
-    )
+    add(
+        "show", _show, "Print what the configuration comes to, the commented defaults, or the JSON Schema."
+    ).add_argument("what", choices=("config", "defaults", "schema"))
     return parser
 
 

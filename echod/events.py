@@ -293,6 +293,16 @@ class WorkerDied(Event):
 
 
 @dataclass(frozen=True)
+class WorkerRefused(Event):
+    """The system did not let a worker start, for want of processes, descriptors or memory; it is tried again."""
+
+    name = "worker.refused"
+    level = Level.ERROR
+    slot: int | None = key("echod.worker.slot")
+    error: str | None = key("error.type")
+
+
+@dataclass(frozen=True)
 class WorkerThrottled(Event):
     """A slot's workers keep dying: the next one waits."""
 

@@ -28,7 +28,7 @@ from echod.config.address import parse_address
 from echod.config.quantities import KIB, MIB, Duration, Size, within
 from echod.config.wording import LONGEST, quoted
 
-MOST_WORKERS = 128  # half of the scoreboard's rows, so that a whole generation can retire beside the next
+MOST_WORKERS = 128  # retiring ones are recalled before anybody is started, so there are never more; the rows are 256
 MOST_LISTENERS = 100  # an assignment carries 250 descriptors at most, and a name binds several addresses
 MOST_SUPPRESSED = 100  # more than there are events
 

@@ -13,7 +13,8 @@ from echod.events import ConfigAdjusted
 
 Identity = tuple[str, str, str]
 
-RESERVED = 64  # descriptors of a process that are no connection: standard streams, log, channels, listeners, slack
+RESERVED = 56  # descriptors of a process that are no connection: standard streams, log, channel, poller, slack
+ADDRESSES = 4  # as many sockets are reckoned with for a name; what it really resolves to is known only later
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ def claim(config: Config, inherited: Collection[str]) -> None:
 def fit(config: Config, descriptors: int, capacity: int | None) -> tuple[Config, tuple[ConfigAdjusted, ...]]:
     """Hold `limits.max_connections` against the process's descriptor limit and the poller's capacity.
 
-    A number from the file that does not fit is a ConfigError; the built-in one shrinks, which an event tells.
+    A number from the file that does not fit is a ConfigError; the built-in one shrinks, which an event tells. Sockets
+    count twice: a worker that is sent an assignment holds, for a moment, those that it has and those that it is sent.
     """
+    reserved = RESERVED + 2 * sum(1 if listener.literal else ADDRESSES for listener in config.listener)
     wanted = config.limits.max_connections
     bound, cause, remedy = (
         descriptors,
@@ -79,11 +82,16 @@ def fit(config: Config, descriptors: int, capacity: int | None) -> tuple[Config,
     if capacity is not None and capacity < descriptors:
         bound, remedy = capacity, "choose another poller"
         cause = f'poller = "{config.daemon.poller}", which can watch {capacity} descriptors'
-    most = bound - RESERVED
-    if wanted <= most:
-        return config, ()
+    most = bound - reserved
     if most < 1:
         raise ConfigError(f"limits.max_connections: not even one fits {cause}; {remedy}")
+    if reserved + config.daemon.worker_count > descriptors:
+        raise ConfigError(
+            f"daemon.workers: {config.daemon.worker_count} and their listeners do not fit a descriptor limit of "
+            f"{descriptors}; raise the limit (ulimit -n, LimitNOFILE=)"
+        )
+    if wanted <= most:
+        return config, ()
     if "limits" in config.model_fields_set and "max_connections" in config.limits.model_fields_set:
         raise ConfigError(
             f"limits.max_connections: {wanted} does not fit {cause}; set it to {most} or less, or {remedy}"

@@ -9,6 +9,8 @@ Fails: OSError from `poll` means that this poller is broken for good; the proces
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 from math import ceil
 from typing import TYPE_CHECKING, Protocol
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
 
 READABLE = 1
 WRITABLE = 2
-"""The two bits of an interest. Neither means: not now, but errors still count."""
+"""The two bits of an interest. A handler with neither is forgotten until it has one again."""
 
 Ready = tuple[list[int], list[int], list[int]]
+
+_FD_SETSIZE = 1024
+"""Of glibc, and so of CPython's select module."""
 
 _LONGEST = 2_000_000.0
 """Seconds; poll and epoll count milliseconds in 31 bits. Waking up once in 23 days does no harm."""
@@ -56,14 +61,16 @@ class Poller(Protocol):
 class SelectPoller:
     """`select(2)`: the original. Every call costs time in proportion to all descriptors, none may reach 1,024."""
 
-    capacity: int | None = 1024  # FD_SETSIZE of glibc and of CPython's select module
+    capacity: int | None = _FD_SETSIZE
 
     def __init__(self) -> None:
         self._inputs: set[int] = set()
         self._outputs: set[int] = set()
 
     def watch(self, fd: int, interest: int) -> None:
-        """Put `fd` into the lists of its interest and take it off the others."""
+        """Put `fd` into the lists of its interest and take it off the others; raise OSError where they end."""
+        if fd >= _FD_SETSIZE:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # one pays, instead of all at the next `select`
         (self._inputs.add if interest & READABLE else self._inputs.discard)(fd)
         (self._outputs.add if interest & WRITABLE else self._outputs.discard)(fd)
 

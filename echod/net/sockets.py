@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn, 4,096 by default."""
 
-EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""accept(2) fails for want of something that others may give back."""
-
-RESET = frozenset({errno.ECONNRESET, errno.EPIPE})
+RESET = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
 """The peer has cut the connection."""
 
 MAPPED = "::ffff:"

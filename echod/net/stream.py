@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from echod.events import Event
     from echod.net.sockets import Address
 
+RECEIVE = 256 * 1024
+"""Bytes that are received at once, at most: what a connection holds for a slow peer by default."""
+
 
 class Gate(Protocol):
     """Counts connections for the whole daemon and says who may come in."""
@@ -70,6 +73,7 @@ class Setting:
 
     limits: Limits
     buffer: memoryview
+    """What every connection of the worker receives into; RECEIVE bytes."""
     gate: Gate
     emit: Callable[[Event], None]
     verbose: bool
@@ -90,7 +94,7 @@ class Origin:
 class Stream(Handler):
     """One accepted socket."""
 
-    __slots__ = ("_buffer", "_error", "_peer", "_setting", "connection", "id", "origin", "socket")
+    __slots__ = ("_error", "_peer", "_setting", "connection", "id", "origin", "socket")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a connection is where everything meets
         self, sock: socket.socket, peer: Address, origin: Origin, setting: Setting, number: int, now: float
@@ -101,7 +105,6 @@ class Stream(Handler):
         self.id = number
         self.connection = Connection(setting.limits, now)
         self.deadline = self.connection.deadline
-        self._buffer = setting.buffer
         self._error: str | None = None
         self._peer = peer
         self._setting = setting
@@ -111,11 +114,11 @@ class Stream(Handler):
         """Receive what there is, at most as much as may be held, and offer it back to the kernel at once."""
         connection = self.connection
         try:
-            count = self.socket.recv_into(self._buffer, connection.room)
+            count = self.socket.recv_into(self._setting.buffer, min(connection.room, RECEIVE))
         except BlockingIOError:
             return
         except OSError as error:
-            self._lose(CloseReason.PEER_RESET, error, now)
+            self._lose(error, now)
             return
         if not count:
             connection.receive_eof(now)
@@ -123,7 +126,7 @@ class Stream(Handler):
             return
         if self._setting.verbose:
             self._setting.emit(ConnectionReceived(id=self.id, count=count))
-        connection.receive(self._buffer[:count], now)
+        connection.receive(self._setting.buffer[:count], now)
         if connection.outgoing:
             self._send(now)
         if self.interest != READABLE or not connection.at_rest:
@@ -140,7 +143,7 @@ class Stream(Handler):
         if self._setting.verbose:
             self._setting.emit(ConnectionExceptional(id=self.id, error=sockets.error_name(error) if error else None))
         if error:
-            self._lose(CloseReason.PEER_RESET, error, now)
+            self._lose(error, now)
         elif self.connection.wants_read:
             self.on_readable(now)  # SO_OOBINLINE: urgent data stands in the stream like the rest
         else:
@@ -202,8 +205,7 @@ class Stream(Handler):
         except BlockingIOError:
             count = 0
         except OSError as error:
-            reset = error.errno in sockets.RESET
-            self._lose(CloseReason.PEER_RESET if reset else CloseReason.WRITE_FAILED, error, now)
+            self._lose(error, now)
             return
         connection.sent(count, now)
         if count and self._setting.verbose:
@@ -215,14 +217,14 @@ class Stream(Handler):
             try:
                 self.socket.shutdown(socket.SHUT_WR)
             except OSError as error:
-                self._lose(CloseReason.PEER_RESET, error, now)
+                self._lose(error, now)
                 return
             connection.fin_sent(now)
         self._update()
 
-    def _lose(self, reason: CloseReason, error: OSError, now: float) -> None:
+    def _lose(self, error: OSError, now: float) -> None:
         self._error = sockets.error_name(error)
-        self.fail(reason, now)
+        self.fail(CloseReason.PEER_RESET if error.errno in sockets.RESET else CloseReason.WRITE_FAILED, now)
 
     def _update(self) -> None:
         connection = self.connection

@@ -28,15 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
 ROWS = 256
-"""The supervisor, which has row 0, workers and retiring workers together."""
+"""The supervisor has row 0; of 128 workers, retiring ones among them, each has one, and a connection's id needs eight
+bits for it."""
 
 
 class Column(IntEnum):
     """What is counted."""
 
-    PID = 0
-    """The worker of this slot; 0 for none."""
-    ACCEPTING = auto()
+    ACCEPTING = 0
     """1 while the worker takes connections."""
     ACTIVE = auto()
     """Connections open now."""
@@ -80,7 +79,6 @@ class Scoreboard:
         lost = row[Column.ACTIVE]
         row[Column.ACTIVE] = 0
         row[Column.LOST] += lost
-        row[Column.PID] = 0
         row[Column.ACCEPTING] = 0
         return lost
 

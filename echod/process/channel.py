@@ -19,6 +19,7 @@ import orjson
 
 from echod.config import dumping
 from echod.config.models import Config
+from echod.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,10 +137,13 @@ def pair() -> tuple[Channel, Channel]:
 
 
 def config_to_memfd(config: Config) -> int:
-    """Return a memfd that holds `config`; the caller closes it."""
-    fd = os.memfd_create("echod-config")
-    with open(fd, "wb", closefd=False) as file:
-        file.write(orjson.dumps(dumping.dump(config)))
+    """Return a memfd that holds `config`, which the caller closes; raise StartError when there is no room for it."""
+    try:
+        fd = os.memfd_create("echod-config")
+        with open(fd, "wb", closefd=False) as file:
+            file.write(orjson.dumps(dumping.dump(config)))
+    except OSError as error:
+        raise StartError(f"no memory for the configuration: {error.strerror}", errno=error.errno) from None
     return fd
 
 

@@ -10,15 +10,15 @@ Rules
 from __future__ import annotations
 
 import os
-import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from echod.core.backoff import FIRST, Backoff
-from echod.events import WorkerDied, WorkerExited, WorkerStarted, WorkerThrottled
+from echod.events import WorkerDied, WorkerExited, WorkerRefused, WorkerStarted, WorkerThrottled
 from echod.net.reactor import Timer
+from echod.net.sockets import error_name
 from echod.process import channel as messages
 from echod.process import signals
 from echod.process.hand import Hand
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
 
-    from echod.config.models import Config
     from echod.events import Event
     from echod.net.reactor import Reactor
     from echod.observe.scoreboard import Row, Scoreboard
@@ -60,7 +59,9 @@ class Assignment:
     """What all workers are to serve."""
 
     generation: int
-    config: Config
+    workers: int
+    config: int
+    """A memfd that holds the configuration; the crew closes it."""
     sockets: list[tuple[str, socket.socket]]
 
 
@@ -84,7 +85,6 @@ class Crew:
         self._slots: list[Slot] = []
         self._hands: dict[int, Hand] = {}
         self._assignment: Assignment | None = None
-        self._config = -1
         self._next_ping = inf
         self._timer = Timer(self._tick)
         reactor.add(self._timer)
@@ -94,13 +94,11 @@ class Crew:
     def assign(self, assignment: Assignment, now: float) -> None:
         """Make everyone serve `assignment`, with as many workers as it says."""
         if self._assignment:
-            os.close(self._config)
+            os.close(self._assignment.config)
         self._assignment = assignment
-        self._config = messages.config_to_memfd(assignment.config)
-        self._resize(assignment.config.daemon.worker_count, now)
-        for slot in self._slots:
-            if slot.hand:
-                self._instruct(slot.hand)
+        self._resize(assignment.workers, now)
+        for hand in self._hands.values():
+            self._instruct(hand)
         self._next_ping = min(self._next_ping, now + PING_INTERVAL)
         self._tick(now)
 
@@ -171,7 +169,6 @@ class Crew:
             hand = self._slots.pop().hand
             if hand:
                 hand.asked_to_leave = True
-                hand.tell(messages.Assign(self._current.generation, ()), [self._config])
         retiring = (hand for hand in self._hands.values() if hand.asked_to_leave)
         while len(self._slots) < count:
             recalled = next(retiring, None)
@@ -186,30 +183,52 @@ class Crew:
 
     def _instruct(self, hand: Hand) -> None:
         assignment = self._current
-        names = tuple(name for name, _ in assignment.sockets)
-        descriptors = [self._config, *(sock.fileno() for _, sock in assignment.sockets)]
-        hand.tell(messages.Assign(assignment.generation, names), descriptors)
+        sockets = [] if hand.asked_to_leave else assignment.sockets
+        message = messages.Assign(assignment.generation, tuple(name for name, _ in sockets))
+        hand.assign(message, [assignment.config, *(sock.fileno() for _, sock in sockets)])
 
     def _spawn(self, slot: Slot, now: float) -> None:
         row = self._board.take_row({hand.row.number for hand in self._hands.values()})
+        try:
+            slot.hand = self._hire(row, now)
+        except OSError as error:  # no more processes or descriptors allowed, for now
+            self._emit(WorkerRefused(slot=row.number, error=error_name(error)))
+            slot.failed = True
+            self._wait(slot, 0.0, now)
+            return
+        self.changed = True
+        self._emit(WorkerStarted(slot=row.number, pid=slot.hand.pid))
+        self._instruct(slot.hand)
+
+    def _hire(self, row: Row, now: float) -> Hand:
         ours, theirs = messages.pair()
+        hand = Hand(ours, row, now)
+        try:
+            self._reactor.add(hand)
+        except OSError:
+            hand.close()
+            theirs.close()
+            raise
+        try:
+            hand.pid = self._fork(theirs, row)
+        except OSError:
+            hand.done = True
+            self._reactor.touch(hand)
+            raise
+        finally:
+            theirs.close()
+        self._hands[hand.pid] = hand
+        return hand
+
+    def _fork(self, theirs: Channel, row: Row) -> int:
         signals.hold()
         try:
             pid = os.fork()
             if not pid:
                 self._live(theirs, row)
-        except OSError:  # no more processes allowed, for now
-            ours.close()
-            self._wait(slot, 0.0, now)
-            return
+            return pid
         finally:
             signals.let_go()
-            theirs.close()
-        slot.hand = self._hands[pid] = Hand(ours, row, pid, now)
-        self._reactor.add(slot.hand)
-        self.changed = True
-        self._emit(WorkerStarted(slot=row.number, pid=pid))
-        self._instruct(slot.hand)
 
     def _bury(self, hand: Hand, status: int, now: float) -> None:
         self.changed = True
@@ -224,7 +243,7 @@ class Crew:
                     slot=hand.row.number,
                     pid=hand.pid,
                     status=status if status >= 0 else None,
-                    signal=signal.Signals(-status).name if status < 0 else None,
+                    signal=signals.name(-status) if status < 0 else None,
                     silent=hand.silent or None,
                     lost=lost,
                 )
@@ -265,6 +284,8 @@ class Crew:
             elif now - hand.heard >= SILENT_AFTER and not hand.silent:
                 hand.silent = True
                 hand.kill()
+            if hand.behind:
+                self._instruct(hand)
             with suppress(OSError):  # a full channel is silence too
                 hand.channel.send(messages.Ping())
 

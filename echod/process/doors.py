@@ -37,8 +37,11 @@ class Doors:
         self._sockets: dict[Identity, list[socket.socket]] = {}
         self._skipped: dict[Identity, list[sockets.Skipped]] = {}
 
-    def open(self, listeners: Iterable[Listener]) -> None:
-        """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound."""
+    def open(self, listeners: Iterable[Listener], keep: Iterable[Listener] = ()) -> None:
+        """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound.
+
+        With those of the listeners to `keep`, all sockets must fit into one message to a worker.
+        """
         opened: dict[Identity, list[socket.socket]] = {}
         skipped: dict[Identity, list[sockets.Skipped]] = {}
         with ExitStack() as undo:
@@ -50,7 +53,7 @@ class Doors:
                     opened[same], skipped[same] = sockets.bind(listener)
                 for sock in opened[same]:
                     undo.enter_context(sock)
-            count = sum(map(len, [*self._sockets.values(), *opened.values()]))
+            count = len(self.of(keep)) + sum(map(len, opened.values()))
             if count >= MOST_DESCRIPTORS:
                 raise StartError(f"the listeners need {count} sockets, and {MOST_DESCRIPTORS - 1} is the most")
             undo.pop_all()

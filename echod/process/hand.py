@@ -1,11 +1,13 @@
 """A worker as the supervisor sees it: a process, and the other end of a channel.
 
-Rule: what a worker says is only noted here; `crew` acts on it. A worker that cannot be told something is killed: its
-successor will know.
+Rules
+    What a worker says is only noted here; `crew` acts on it. It is not trusted: whoever says nonsense is killed.
+    A worker that cannot be told something is killed: its successor will know.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -19,17 +21,34 @@ if TYPE_CHECKING:
     from echod.observe.scoreboard import Row
     from echod.process.channel import Channel
 
+_PASSING = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+"""sendmsg(2) fails for want of memory, or since too many descriptors are under way at once (unix(7))."""
+
 
 class Hand(Handler):
     """One worker, seen from the supervisor: its process and the other end of its channel."""
 
-    __slots__ = ("asked_to_leave", "born", "channel", "generation", "heard", "pid", "released", "row", "silent")
+    __slots__ = (
+        "asked_to_leave",
+        "behind",
+        "born",
+        "channel",
+        "generation",
+        "heard",
+        "pid",
+        "released",
+        "row",
+        "silent",
+    )
 
-    def __init__(self, channel: Channel, row: Row, pid: int, now: float) -> None:
+    def __init__(self, channel: Channel, row: Row, now: float) -> None:
+        """Be ready for a process that is forked next, and then has a `pid`."""
         super().__init__(channel.fileno())
         self.channel = channel
         self.row = row
-        self.pid = pid
+        self.pid = 0
+        self.behind = False
+        """Whether the last assignment could not be sent for want of memory, and is to be sent again."""
         self.born = self.heard = now
         self.generation = 0
         self.asked_to_leave = False
@@ -47,15 +66,32 @@ class Hand(Handler):
                 self.interest = 0
                 return
             self.heard = now
+            for fd in received.descriptors:  # none is ever asked for
+                os.close(fd)
             match received.message:
                 case messages.Answer(generation):
-                    self.generation = generation
+                    self.generation = int(generation)
                 case messages.Released():
                     self.released = True
 
     def on_exceptional(self, now: float) -> None:
         """Read: the end of the channel says the same."""
         self.on_readable(now)
+
+    def on_crash(self, error: Exception, now: float) -> None:
+        """End a worker that cannot be understood: whoever speaks to the network must not end the supervisor."""
+        self.interest = 0
+        self.kill()
+
+    def assign(self, message: messages.Assign, descriptors: Sequence[int]) -> None:
+        """Send an assignment; where that fails for a reason that passes, leave the worker `behind` for now."""
+        try:
+            self.channel.send(message, descriptors)
+            self.behind = False
+        except OSError as error:
+            self.behind = error.errno in _PASSING
+            if not self.behind:
+                self.kill()
 
     def tell(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         """Send `message`, or kill the worker that cannot be reached."""

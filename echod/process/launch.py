@@ -7,6 +7,7 @@ the process detaches. Everything that a worker will ever import is imported by n
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import ExitStack
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -30,10 +31,10 @@ def run(path: Path | None, *, foreground: bool) -> None:
         daemonize.check_environment()
         daemonize.clean_environment()
         os.umask(daemonize.UMASK)
-    signals.reset()
+    nohup = signal.SIGHUP in signals.reset()
     manager = systemd.manager(os.environ)
     try:
-        _start(path, manager, foreground=foreground)
+        _start(path, manager, foreground=foreground, nohup=nohup)
     except EchodError as error:
         manager.failed(error)
         raise
@@ -41,7 +42,7 @@ def run(path: Path | None, *, foreground: bool) -> None:
         manager.close()
 
 
-def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool) -> None:
+def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, nohup: bool) -> None:
     settings.raise_descriptor_limit()
     passed = systemd.passed_sockets(os.environ)
     with ExitStack() as undo:
@@ -52,19 +53,24 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool) -> 
         who = privileges.identity(daemon.user, daemon.group)
         directory = lock.prepare(daemon.runtime_directory)
         held = lock.Lock(directory)
-        undo.callback(held.release)  # the last of the three: whoever takes the lock finds the addresses free
-        undo.callback(state.remove, directory)
+        undo.callback(_leave, held, directory)  # after the doors: whoever takes the lock finds the addresses free
         doors = Doors(passed)
         undo.callback(doors.close_all)
         doors.open(now.config.listener)
         descriptor = settings.open_log(now)
         board = Scoreboard()
         log = Log(now.config.log, descriptor, board.row(0))
-        estate = Estate(now, directory, doors, log, board, who, manager)
+        estate = Estate(now, directory, doors, log, board, who, manager, nohup)
         starter = daemonize.Starter(-1)
         if not foreground:
             starter = daemonize.detach([held.fd, board.lock, log.sink.fd, *doors.filenos()])
         _live(estate, held, starter)
+
+
+def _leave(held: lock.Lock, directory: Path) -> None:
+    if held.valid:
+        state.remove(directory)
+    held.release()
 
 
 def _live(estate: Estate, held: lock.Lock, starter: daemonize.Starter) -> None:

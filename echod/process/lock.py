@@ -3,7 +3,10 @@
 Rules
     The lock is flock(2) on `echod.pid`: the kernel drops it when the last process that holds it is gone, so that stale,
     empty or garbled pid files hinder nobody. What the file says matters only while it is locked.
-    Whoever takes the lock checks that the path still names the file it has locked; whoever leaves removes it.
+    Whoever takes the lock checks that the path still names the file it has locked; whoever leaves removes it, unless it
+    is another daemon's by now.
+    A pid is believed only if the process belongs to the owner of the directory, or the directory is root's or our own:
+    else whoever may make a directory in /tmp could have root signal any process.
 
 Fails: StartError for a directory or file that cannot be used, or when another daemon runs; NotRunningError.
 """
@@ -41,10 +44,16 @@ class Lock:
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
 
+    @property
+    def valid(self) -> bool:
+        """Whether the path still names the file that is locked; else another daemon may have the directory by now."""
+        return _still_there(self.path, self.fd)
+
     def release(self) -> None:
         """Remove the file and let go."""
-        with suppress(OSError):
-            self.path.unlink()
+        if self.valid:
+            with suppress(OSError):
+                self.path.unlink()
         os.close(self.fd)
 
 
@@ -52,7 +61,7 @@ def prepare(configured: str) -> Path:
     """Return the runtime directory, made if need be and safe to use."""
     directory = Path(configured) if configured else default_directory()
     try:
-        if not directory.exists():
+        with suppress(FileExistsError):
             directory.mkdir(parents=bool(configured))
             directory.chmod(0o700 if directory == _own() else 0o755)  # whatever the umask says
         found = directory.lstat()
@@ -60,17 +69,14 @@ def prepare(configured: str) -> Path:
         raise StartError(f"runtime directory {directory}: {error.strerror}", errno=error.errno) from None
     if not stat.S_ISDIR(found.st_mode):
         raise StartError(f"runtime directory {directory}: not a directory")
-    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
+    if not _is_ours(found):
         raise StartError(f"runtime directory {directory}: others can write there; it must be your own")
     return directory
 
 
 def default_directory() -> Path:
     """Return where a daemon of this user lives when the configuration does not say."""
-    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]  # systemd.exec(5) lists several with colons
-    if given:
-        return Path(given)
-    return _SYSTEM if os.geteuid() == 0 else _own()
+    return _default_places()[0]
 
 
 def find(configured: str | None) -> tuple[Path, int]:
@@ -78,8 +84,7 @@ def find(configured: str | None) -> tuple[Path, int]:
 
     Without `configured`, all default places are tried.
     """
-    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    places = [Path(configured)] if configured else [*([Path(given)] if given else []), _own(), _SYSTEM]
+    places = [Path(configured)] if configured else _default_places()
     for directory in places:
         pid = holder(directory)
         if pid is not None:
@@ -103,7 +108,7 @@ def holder(directory: Path) -> int | None:
         except BlockingIOError:
             text = os.pread(fd, 32, 0).strip()
             if text.isdigit():
-                return int(text)
+                return int(text) if _is_believable(directory, int(text)) else None
             if monotonic() > deadline:
                 raise StartError(f"{path}: locked, but it holds no pid") from None
         else:
@@ -111,6 +116,27 @@ def holder(directory: Path) -> int | None:
         finally:
             os.close(fd)
         sleep(_INTERVAL)  # it is just starting: the pid is written once it is the daemon's last
+
+
+def _default_places() -> list[Path]:
+    """Return where a daemon may live when the configuration does not say, the likeliest first."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]  # systemd.exec(5) lists several with colons
+    own = [_own()] if os.geteuid() != 0 else []
+    return [*([Path(given)] if given else []), *own, _SYSTEM]
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    """Tell whether nobody but root and this user can write to a directory."""
+    return found.st_uid in (os.geteuid(), 0) and not found.st_mode & stat.S_IWOTH
+
+
+def _is_believable(directory: Path, pid: int) -> bool:
+    """Tell whether the pid that stands in a locked file of `directory` may be believed."""
+    try:
+        found = directory.stat()
+        return _is_ours(found) or found.st_uid == Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return False  # it has just ended, or is hidden from us
 
 
 def _own() -> Path:

@@ -33,6 +33,8 @@ def identity(user: str, group: str) -> Identity | None:
     if os.geteuid() != 0:
         if user and user not in (account.pw_name for account in pwd.getpwall() if account.pw_uid == os.geteuid()):
             raise StartError(f'daemon.user: only root can become "{user}"; start as root or leave the key out')
+        if group and group not in (entry.gr_name for entry in grp.getgrall() if entry.gr_gid == os.getegid()):
+            raise StartError(f'daemon.group: only root can become "{group}"; start as root or leave the key out')
         return None
     try:
         account = pwd.getpwnam(user or UNPRIVILEGED)
@@ -44,6 +46,8 @@ def identity(user: str, group: str) -> Identity | None:
         entry = grp.getgrnam(group) if group else grp.getgrgid(account.pw_gid)
     except KeyError:
         raise StartError(f'daemon.group: there is no group "{group or account.pw_gid}"') from None
+    if 0 in os.getgrouplist(account.pw_name, entry.gr_gid):
+        raise StartError(f'daemon.user: workers never have root\'s group, and "{account.pw_name}" would')
     return Identity(account.pw_name, entry.gr_name, account.pw_uid, entry.gr_gid)
 
 

@@ -8,12 +8,14 @@ Fails: EchodError from `prepare`, with nothing changed.
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from echod.config.plan import Plan, plan
-from echod.process import settings
+from echod.process import channel, settings
 
 if TYPE_CHECKING:
     from echod.process.doors import Doors
@@ -49,6 +51,8 @@ class Prepared:
 
     settings: Settings
     plan: Plan
+    memfd: int
+    """The configuration, as the workers will be sent it."""
     log: int | None
     """A descriptor of the new log, or None when the log stays where it is."""
 
@@ -57,13 +61,15 @@ def prepare(current: Settings, doors: Doors) -> Prepared:
     """Read the configuration again and open all that it asks for beyond what is open."""
     new = current.again()
     changes = plan(current.config, new.config, new.inherited)
-    doors.open(changes.bind)
-    try:
+    with ExitStack() as undo:
+        doors.open(changes.bind, keep=changes.keep)
+        undo.callback(doors.close, changes.bind)
+        memfd = channel.config_to_memfd(new.config)
+        undo.callback(os.close, memfd)
         moved = new.config.log.file != current.config.log.file
-        return Prepared(new, changes, settings.open_log(new) if moved else None)
-    except BaseException:
-        doors.close(changes.bind)
-        raise
+        prepared = Prepared(new, changes, memfd, settings.open_log(new) if moved else None)
+        undo.pop_all()
+    return prepared
 
 
 def state(report: Report | None) -> dict[str, Any] | None:

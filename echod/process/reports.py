@@ -48,6 +48,8 @@ class Estate:
     board: Scoreboard
     who: Identity | None
     manager: Manager
+    nohup: bool
+    """Whether the starter wants the daemon to outlive its terminal (nohup(1))."""
 
 
 def started(estate: Estate) -> Iterator[events.Event]:

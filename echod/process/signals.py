@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from echod.net.reactor import Handler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 ACTED_ON = (
@@ -72,12 +72,25 @@ class Signals(Handler):
         self._flags[number] += 1
 
 
-def reset() -> None:
-    """Undo what a hostile parent may have blocked or ignored (daemon(7), steps 2 and 3)."""
+def reset() -> Sequence[int]:
+    """Undo what a hostile parent may have blocked or ignored (daemon(7), steps 2 and 3); return what was ignored."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in signal.valid_signals():
-        if signal.getsignal(number) is signal.SIG_IGN and number not in _KEPT_IGNORED:
-            signal.signal(number, signal.SIG_DFL)
+    ignored = [
+        number
+        for number in signal.valid_signals()
+        if signal.getsignal(number) is signal.SIG_IGN and number not in _KEPT_IGNORED
+    ]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    return ignored
+
+
+def name(number: int) -> str:
+    """Return what a signal is called; most of the real-time signals have a number only (signal(7))."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
 
 
 def become_worker() -> None:

@@ -21,19 +21,21 @@ if TYPE_CHECKING:
 
 STATE_FILE = "state.json"
 
+_DRAFT = f"{STATE_FILE}.new"
+
 
 def write(directory: Path, state: dict[str, Any]) -> None:
     """Replace the state file of `directory`."""
-    path = directory / STATE_FILE
-    draft = directory / f"{STATE_FILE}.new"
+    draft = directory / _DRAFT
     draft.unlink(missing_ok=True)
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        os.fchmod(fd, 0o644)  # whatever the umask says
-        os.write(fd, orjson.dumps(state, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    finally:
-        os.close(fd)
-    draft.replace(path)
+        with draft.open("xb") as file:  # made anew, so nobody else's link is followed; writes all of it, or raises
+            os.fchmod(file.fileno(), 0o644)  # whatever the umask says
+            file.write(orjson.dumps(state, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        draft.replace(directory / STATE_FILE)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def read(directory: Path) -> dict[str, Any]:

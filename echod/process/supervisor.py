@@ -27,6 +27,7 @@ from echod.errors import EchodError, StartError
 from echod.net.poller import POLLERS
 from echod.net.reactor import Reactor, Timer
 from echod.observe.scoreboard import Column
+from echod.process import channel as messages
 from echod.process import reload, reports, settings, state, worker
 from echod.process.crew import Assignment, Crew
 from echod.process.reports import Estate, Phase
@@ -64,7 +65,7 @@ class Supervisor:
         self._report: reload.Report | None = None
         self._stopping_since = 0.0
         self._lost_before = 0
-        self._on_terminal = estate.settings.foreground and _terminal_opens()
+        self._on_terminal = estate.settings.foreground and not estate.nohup and _terminal_opens()
         self._done = False
         self._reactor = Reactor(POLLERS[estate.settings.poller](), estate.log.crashed)
         self._crew = Crew(self._reactor, estate.board, self._emit, self._live)
@@ -81,7 +82,7 @@ class Supervisor:
         self._write_state()
         gc.collect()
         gc.freeze()  # what is loaded by now is shared with the workers; a collection would write to its pages
-        self._assign(self._born)
+        self._assign(messages.config_to_memfd(self._estate.settings.config), self._born)
         self._beat(self._born)
         while not self._done:
             log.flush()
@@ -153,10 +154,10 @@ class Supervisor:
         self._tell_manager()  # this first: who waits for the state finds the unit in that state too
         self._write_state()
 
-    def _assign(self, now: float) -> None:
+    def _assign(self, memfd: int, now: float) -> None:
         config = self._estate.settings.config
         sockets = self._estate.doors.of(config.listener)
-        self._crew.assign(Assignment(self._generation, config, sockets), now)
+        self._crew.assign(Assignment(self._generation, config.daemon.worker_count, memfd, sockets), now)
 
     def _live(self, channel: Channel, row: Row) -> NoReturn:
         worker.live(channel, row, self._estate.log, self._estate.settings.poller, self._estate.who)
@@ -181,7 +182,7 @@ class Supervisor:
         for event in new.adjustments:
             self._emit(event)
         self._estate.doors.say_opened(self._reload.plan.bind, self._emit)
-        self._assign(now)
+        self._assign(self._reload.memfd, now)
 
     def _complete_reload(self) -> None:
         assert self._reload is not None  # noqa: S101  # the phase says so

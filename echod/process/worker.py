@@ -20,7 +20,7 @@ from echod.events import CloseReason, ServiceFailed
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import Setting, Stream
+from echod.net.stream import RECEIVE, Setting, Stream
 from echod.observe.scoreboard import Column, Gate
 from echod.process import channel as messages
 from echod.process import descriptors, privileges, signals
@@ -76,13 +76,12 @@ class Worker(Handler):
         self._listeners: dict[tuple[int, int], Listener] = {}
         self._setting: Setting | None = None
         self._leaving: CloseReason | None = None
-        row[Column.PID] = os.getpid()
 
     def run(self) -> None:
         """Turn the loop until there is nothing left to do."""
         reactor = self._reactor
         reactor.add(self)
-        while not self.done:
+        while True:
             reactor.turn(LOG_INTERVAL if self._log.sink.pending else inf)
             self._log.flush()
             if self._leaving and not self._row[Column.ACTIVE]:
@@ -152,12 +151,10 @@ class Worker(Handler):
     def _settle(self, limits: Limits) -> Setting:
         if self._setting is None:
             gate = Gate(self._row, limits.max_connections)
-            buffer = memoryview(bytearray(limits.buffer))
+            buffer = memoryview(bytearray(RECEIVE))
             self._setting = Setting(limits, buffer, gate, self._log.emit, self._log.verbose)
             return self._setting
         setting = self._setting
-        if limits.buffer > len(setting.buffer):
-            setting.buffer = memoryview(bytearray(limits.buffer))
         setting.limits = limits
         setting.verbose = self._log.verbose
         setting.gate.limit = limits.max_connections

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from echod.config.models import Config
-from echod.config.plan import RESERVED, Plan, claim, fit, plan
+from echod.config.plan import Plan, claim, fit, plan
 from echod.errors import ConfigError
 from echod.events import ConfigAdjusted
 
@@ -82,10 +82,10 @@ GIVEN = config(limits={"max_connections": 10_000})
 
 
 @pytest.mark.parametrize("asked", [Config(), GIVEN])
-@pytest.mark.parametrize("capacity", [None, 10_000 + RESERVED])
+@pytest.mark.parametrize("capacity", [None, 10_000 + 64])
 def test_leaves_alone_what_fits(asked: Config, capacity: int | None) -> None:
     """Up to the last descriptor, nothing is changed or said."""
-    assert (asked, ()) == fit(asked, 10_000 + RESERVED, capacity)
+    assert (asked, ()) == fit(asked, 10_000 + 64, capacity)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_leaves_alone_what_fits(asked: Config, capacity: int | None) -> None:
         (1024, None, 960, "a descriptor limit of 1024"),
         (1024, 1024, 960, "a descriptor limit of 1024"),
         (65_536, 1024, 960, 'poller = "auto", which can watch 1024 descriptors'),
-        (RESERVED + 1, None, 1, "a descriptor limit of 65"),
+        (65, None, 1, "a descriptor limit of 65"),
     ],
 )
 @pytest.mark.parametrize("asked", [Config(), config(limits={"idle_timeout": "1s"})])
@@ -134,7 +134,7 @@ def test_the_default_shrinks_to_fit(
         ),
         (
             Config(),
-            RESERVED,
+            64,
             None,
             "not even one fits a descriptor limit of 64; raise the limit (ulimit -n, LimitNOFILE=)",
         ),

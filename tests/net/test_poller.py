@@ -274,14 +274,13 @@ def test_capacity_of_select(pair: Pair) -> None:
     highest = fcntl.fcntl(pair[0].fileno(), fcntl.F_DUPFD, 1023)
     watcher.watch(highest, WRITABLE)
     found = watcher.poll(1.0)
-    watcher.watch(1024, WRITABLE)
+    with pytest.raises(OSError, match="Too many open files"):
+        watcher.watch(1024, WRITABLE)
 
     assert ([], [1023], []) == found
     assert {"epoll": None, "poll": None, "select": 1024} == {name: made.capacity for name, made in POLLERS.items()}
 
-    with pytest.raises(ValueError, match="out of range"):
-        watcher.poll(0.0)
-
+    assert found == watcher.poll(0.0)
     os.close(highest)
 
 

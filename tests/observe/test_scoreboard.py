@@ -118,7 +118,7 @@ def test_the_lowest_row_is_taken(board: Scoreboard) -> None:
     numbers = [board.take_row(taken).number for taken in ((), (1,), (1, 2), (1, 3), (2, 3))]
 
     assert [1, 2, 3, 2, 1] == numbers
-    assert 4 == len(board.column(Column.PID))
+    assert 4 == len(board.column(Column.ACTIVE))
 
 
 def test_no_row_is_left(board: Scoreboard) -> None:
@@ -146,14 +146,13 @@ def test_memory_is_shared(board: Scoreboard, stack: ExitStack) -> None:
 def test_settle(board: Scoreboard) -> None:
     """A dead worker's open connections are lost; what it had counted up stays; its row says that nobody is there."""
     first, second = active(board, 3, 4)
-    first[Column.PID] = 4711
     first[Column.ACCEPTED] = 10
     first[Column.REFUSED] = 2
     first[Column.LOST] = 1
     lost = board.settle(first.number)
 
     assert (3, 4) == (lost, board.total(Column.ACTIVE))
-    assert [0, 0, 0, 10, 2, 4, 0, 0] == [first[column] for column in Column]
+    assert [0, 0, 10, 2, 4, 0, 0] == [first[column] for column in Column]
     assert 4 == second[Column.ACTIVE]
     assert 0 == board.settle(first.number)
 

@@ -82,7 +82,8 @@ class World:
         config = Config(daemon=Daemon(workers=workers))
         listener = self.board  # nothing listens: any name and descriptor makes a worker that does not retire
         sockets: list[Any] = [("echo", _Fd(listener.lock))]
-        self.crew.assign(Assignment(self.generation, config, sockets), self.now)
+        memfd = messages.config_to_memfd(config)
+        self.crew.assign(Assignment(self.generation, workers, memfd, sockets), self.now)
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Turn and reap until the condition holds."""
@@ -106,8 +107,8 @@ class World:
         self.crew._slots.clear()
         self.crew.kill()
         self.until(lambda: not self.pids())
-        if self.crew._config >= 0:
-            os.close(self.crew._config)
+        if self.crew._assignment:
+            os.close(self.crew._assignment.config)
         os.close(self.board.lock)
 
 
@@ -271,7 +272,10 @@ def test_a_fork_that_fails_is_tried_again(world: World, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fork", refused)
     world.assign(1)
 
+    world.pass_time(0)
     assert not world.pids()
+    assert "worker.refused" == world.recorder.names()[0]
+    assert world.crew.hopeless
     assert before + 1 == len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # the configuration's memfd
     assert set() == signal.pthread_sigmask(signal.SIG_BLOCK, ())
     monkeypatch.setattr(os, "fork", real)

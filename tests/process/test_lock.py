@@ -236,6 +236,7 @@ def test_where_a_daemon_lives_by_default(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_all_default_places_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Without a configured directory a daemon is found in the manager's, the user's and the system's place."""
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "given"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     directory = tmp_path / place
     directory.mkdir()
     held = Lock(directory)
@@ -246,12 +247,41 @@ def test_all_default_places_are_tried(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("_nowhere")
-def test_who_does_not_run_is_not_found(tmp_path: Path) -> None:
-    """Without a lock there is no daemon, and the places looked at are named."""
+def test_who_does_not_run_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a lock there is no daemon, and the places looked at are named; a user's own place is not root's."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(NotRunningError, match=re.escape(f"(no lock on {tmp_path}/system/echod.pid)")):
+        lock.find(None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(NotRunningError, match=f"{tmp_path}/echod/echod.pid or {tmp_path}/system/echod.pid"):
         lock.find(None)
     with pytest.raises(NotRunningError, match=re.escape("(no lock on /nowhere/echod.pid)")):
         lock.find("/nowhere")
+
+
+@pytest.mark.parametrize(("owner", "pid", "believed"), [(0, 1, 1), (65534, 1, None), (65534, 2**22 + 1, None)])
+def test_a_pid_is_believed_of_who_owns_it(
+    tmp_path: Path, held: Lock, owner: int, pid: int, believed: int | None
+) -> None:
+    """Somebody's directory may name somebody's process, and nobody else's: else it would have root signal any."""
+    os.pwrite(held.fd, f"{pid}\n".encode(), 0)
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory away")
+    os.chown(tmp_path, owner, owner)
+
+    assert believed == lock.holder(tmp_path)
+
+
+def test_what_another_daemon_has_made_is_left_alone(tmp_path: Path) -> None:
+    """Whoever leaves after the file was cleaned away does not take that of the next daemon along."""
+    first = Lock(tmp_path)
+    first.path.unlink()
+    second = Lock(tmp_path)
+    assert (False, True) == (first.valid, second.valid)
+    first.release()
+
+    assert second.path.exists()
+    second.release()
 
 
 def test_a_file_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

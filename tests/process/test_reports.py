@@ -30,7 +30,7 @@ def estate(directory: Path, who: Identity | None = None) -> reports.Estate:
         config, None, None, foreground=True, poller="poll", adjustments=(adjusted,), inherited=frozenset()
     )
     log: Any = None
-    return reports.Estate(settings, directory, Doors({}), log, board, who, Manager())
+    return reports.Estate(settings, directory, Doors({}), log, board, who, Manager(), nohup=False)
 
 
 def test_the_first_words(tmp_path: Path) -> None:
