@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 # Without the suites that load the machine: tracing would be what they measure.
 MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, \
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
+FUZZ ?= 60
 PYTEST := $(BIN)/python -X dev -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
@@ -28,8 +29,8 @@ run: $(STAMP) ## run echod in the foreground: ^C drains, ^C again stops
 test: $(STAMP) ## run the tests, a few minutes
 	$(PYTEST)
 
-storm: $(STAMP) ## run the tests that take longer: 200 starts of the daemon
-	$(BIN)/python -X dev -m pytest tests/system/test_startup.py --starts 200
+storm: $(STAMP) ## run the long forms of tests, some twenty minutes; FUZZ=3600 fuzzes for longer than a minute each
+	$(BIN)/python -X dev -m pytest --storm --fuzz $(FUZZ) --timeout $$(($(FUZZ) + 900)) -rP
 
 coverage: $(STAMP) ## measure branch coverage, in all processes; fails below 95 %
 	rm -f .coverage .coverage.*

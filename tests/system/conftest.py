@@ -1,4 +1,4 @@
-"""What the black-box suites share: a directory for each daemon, enough descriptors for the clients, and an option."""
+"""What the black-box suites share: a directory for each daemon, and enough descriptors for the clients."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 FAILED = pytest.StashKey[bool]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--starts`; pass `tests/system` on the command line too, else pytest learns of the option too late."""
-    parser.addoption("--starts", type=int, default=20, help="how often `run --daemon` is started (default 20)")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Remember that a test failed, so that its daemons are killed and their logs shown instead of judged."""
@@ -31,12 +26,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         item.stash[FAILED] = True
     return report
-
-
-@pytest.fixture(scope="session")
-def starts(pytestconfig: pytest.Config) -> int:
-    """How often `run --daemon` is started in a row."""
-    return int(pytestconfig.getoption("--starts", default=20))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,6 +24,8 @@ from tests.system.daemon import ECHOD, ROOT, SCALE, Daemon, StartFailedError, ec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tests.conftest import Size
+
 PROMPT = 2.0  # seconds within which a start that cannot succeed must say so
 BUSY = (
     4.0  # how much longer than `echod check` it may take where others keep the machine so busy that even that is slow
@@ -169,9 +171,9 @@ def at(port: int) -> list[dict[str, Any]]:
 # -- the starter ------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_connect_works(make: Callable[..., Daemon], starts: int) -> None:
+def test_the_first_connect_works(make: Callable[..., Daemon], size: Size) -> None:
     """Each time the starter has left with 0, the very next connect is echoed, and the state says ready."""
-    for _ in range(starts):
+    for _ in range(size(20, 200)):
         daemon = make(workers=2)
         outcome = run(daemon)
 
