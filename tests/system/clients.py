@@ -123,6 +123,7 @@ class Client:
 
     `reads`: "always" while sending; "after" the write side is shut down; "never".
     `pace`: read at most so many bytes, then none for so many seconds. `hold_open`: do not shut down the write side.
+    `window`: have no more than so many bytes under way. `finish` makes what was sent so far the whole.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Client:
         writes: tuple[int, int] = (1, LARGEST),
         reads: str = "always",
         pace: tuple[int, float] | None = None,
+        window: int | None = None,
         hold_open: bool = False,
     ) -> None:
         self.socket = opened
@@ -146,6 +148,7 @@ class Client:
         self.end: str | None = None  # "fin" or the name of the error
         self.reads = reads
         self.pace = pace
+        self.window = window
         self.shut = False
         self.resting = False
         self.hold_open = hold_open
@@ -171,19 +174,29 @@ class Client:
         """Return what to watch for."""
         mask = 0
         if not self.done:
-            if not self.shut and (self.sent < self.size or not self.hold_open):
+            if not self.shut and (self._may_send > 0 or (self.sent == self.size and not self.hold_open)):
                 mask |= select.EPOLLOUT
             if self.reads == "always" or (self.reads == "after" and self.shut):
                 mask |= 0 if self.resting else select.EPOLLIN
         return mask
 
+    @property
+    def _may_send(self) -> int:
+        left = self.size - self.sent
+        return left if self.window is None else min(left, self.window - (self.sent - self.received))
+
+    def finish(self) -> None:
+        """Send no more: what was sent so far is all."""
+        self.size = self.sent
+
     def on_writable(self) -> None:
         """Write until the kernel takes no more or the turn is over."""
-        budget = TURN
+        budget = min(TURN, self._may_send)
         try:
             while self.sent < self.size and budget > 0:
                 if not self._rest:
-                    self._rest = min(int(2.0 ** self._random.uniform(*self._exponents)), self.size - self.sent)
+                    self._rest = int(2.0 ** self._random.uniform(*self._exponents))
+                self._rest = min(self._rest, self._may_send)
                 count = self.socket.send(self._payload.view(self._start + self.sent, self._rest))
                 self.sent += count
                 self._rest -= count
@@ -220,11 +233,20 @@ class Load:
         self.clients = list(clients)
         self._epoll = select.epoll()
         self._watched: dict[int, int] = {}
-        self._by_fd = {client.socket.fileno(): client for client in self.clients}
+        self._by_fd: dict[int, Client] = {}
         self._resting: list[tuple[float, int]] = []
-        for fd, client in self._by_fd.items():
-            self._watched[fd] = client.interest()
-            self._epoll.register(fd, self._watched[fd])
+        for client in self.clients:
+            self.watch(client)
+
+    def watch(self, client: Client) -> None:
+        """Drive this client too."""
+        fd = client.socket.fileno()
+        self._by_fd[fd] = client
+        self._watched[fd] = client.interest()
+        self._epoll.register(fd, self._watched[fd])
+
+    def ended(self, client: Client) -> None:
+        """Do what is to be done when a client is done: nothing, here."""
 
     @classmethod
     def open(
@@ -316,6 +338,7 @@ class Load:
         if client.done:
             self._epoll.unregister(fd)
             del self._by_fd[fd]
+            self.ended(client)
             return
         mask = client.interest()
         if mask != self._watched[fd]:
