@@ -75,6 +75,7 @@ def _leave(held: lock.Lock, directory: Path) -> None:
 
 def _live(estate: Estate, held: lock.Lock, starter: daemonize.Starter) -> None:
     log = estate.log
+    signals.hold()  # whoever knows the pid may send one, and until the supervisor lets go it would kill
     try:
         held.write_pid()
         Supervisor(estate, starter.ready).run()
@@ -87,4 +88,5 @@ def _live(estate: Estate, held: lock.Lock, starter: daemonize.Starter) -> None:
         starter.failed(failure)
         raise failure from None
     finally:
+        signals.ignore()
         log.drain(1.0)

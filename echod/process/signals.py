@@ -102,6 +102,15 @@ def become_worker() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def ignore() -> None:
+    """Leave no signal an effect: what is left of the process ends with the exit code that it has earned.
+
+    The interpreter gives handled signals back to the system some time before it ends, and the next one would kill.
+    """
+    for number in ACTED_ON:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def hold() -> None:
     """Hold all signals back around a fork, so that the child never runs its parent's handlers; ends with `let_go`."""
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())

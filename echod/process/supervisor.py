@@ -28,7 +28,7 @@ from echod.net.poller import POLLERS
 from echod.net.reactor import Reactor, Timer
 from echod.observe.scoreboard import Column
 from echod.process import channel as messages
-from echod.process import reload, reports, settings, state, worker
+from echod.process import reload, reports, settings, signals, state, worker
 from echod.process.crew import Assignment, Crew
 from echod.process.reports import Estate, Phase
 from echod.process.signals import Signals
@@ -78,6 +78,7 @@ class Supervisor:
         log, manager = self._estate.log, self._estate.manager
         for handler in (Signals(self._act), self._drain_delay, self._patience, self._pulse):
             self._reactor.add(handler)
+        signals.let_go()
         self._say_started()
         self._write_state()
         gc.collect()

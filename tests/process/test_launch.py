@@ -36,7 +36,8 @@ class FakeSupervisor:
 @pytest.fixture(autouse=True)
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> type[FakeSupervisor]:
     """Put the fake in place, and leave this process's signals and limits alone."""
-    monkeypatch.setattr(signals, "reset", list)
+    for change in ("reset", "hold", "ignore"):
+        monkeypatch.setattr(signals, change, list)
     monkeypatch.setattr(settings, "raise_descriptor_limit", lambda: None)
     monkeypatch.setattr(FakeSupervisor, "outcome", None)
     monkeypatch.setattr(launch, "Supervisor", FakeSupervisor)

@@ -117,6 +117,15 @@ def test_a_worker_leaves_commands_to_its_supervisor() -> None:
     handler.close()
 
 
+def test_at_the_end_no_signal_has_an_effect() -> None:
+    """Between the end of the loop and that of the process no signal can turn the exit code into a death."""
+    handler = signals.Signals(lambda _number, _now: None)
+    signals.ignore()
+
+    assert {signal.SIG_IGN} == {signal.getsignal(number) for number in signals.ACTED_ON}
+    handler.close()
+
+
 def test_signals_held_around_a_fork_come_afterwards(reactor: Reactor, acts: Acts) -> None:
     """Between `hold` and `let_go` no handler runs; the signal is not lost."""
     signals.hold()

@@ -205,6 +205,12 @@ class Daemon:
         """Where the supervisor's process id stands."""
         return self.runtime / "echod.pid"
 
+    def running(self) -> bool:
+        """Tell whether the supervisor lives."""
+        if self._process and not self._detached:
+            return self._process.poll() is None
+        return any(map(proc.alive, self.known))
+
     def signal(self, number: Signals) -> None:
         """Send the supervisor a signal."""
         os.kill(self.pid, number)
