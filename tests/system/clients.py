@@ -260,6 +260,7 @@ class Load:
         writes: tuple[int, int] = (1, LARGEST),
         reads: str = "always",
         pace: tuple[int, float] | None = None,
+        window: int | None = None,
         hold_open: bool = False,
     ) -> Load:
         """Connect `count` clients, in turn to each of the addresses."""
@@ -280,6 +281,7 @@ class Load:
                         writes=writes,
                         reads=reads,
                         pace=pace,
+                        window=window,
                         hold_open=hold_open,
                     )
                 )
