@@ -4,6 +4,8 @@ Rules
     SOCK_SEQPACKET keeps messages whole (unix(7)); neither side ever waits for the other.
     End of file means that the other process is gone: nobody else may hold its end, so a worker closes what it inherits.
     The configuration is too long for a message (over 212 KB is refused), so it travels as a memfd.
+    A process that has no descriptor left gets a message without those that came with it (unix(7), MSG_CTRUNC): it must
+    know, and make room.
 
 Fails: BlockingIOError when the other side does not read, ConnectionError when it is gone.
 """
@@ -75,14 +77,19 @@ class Pong:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """The worker had no descriptors left for those that came with a message: send them again."""
+
+
+@dataclass(frozen=True)
 class Released:
     """The worker has accepted all who waited and has closed its listening sockets."""
 
 
-Message = Assign | Ping | Drain | Stop | Reopen | Answer | Pong | Released
+Message = Assign | Ping | Drain | Stop | Reopen | Answer | Pong | Missed | Released
 
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Assign, Ping, Drain, Stop, Reopen, Answer, Pong, Released)
+    kind.__name__: kind for kind in (Assign, Ping, Drain, Stop, Reopen, Answer, Pong, Missed, Released)
 }
 
 
@@ -92,6 +99,8 @@ class Received:
 
     message: Message
     descriptors: list[int] = field(default_factory=list)
+    whole: bool = True
+    """Whether all descriptors arrived; else there are none."""
 
 
 class Channel:
@@ -113,17 +122,21 @@ class Channel:
     def receive(self) -> Received | None:
         """Return the next message, or None when the other side is gone; raise BlockingIOError when there is none."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, _LONGEST, MOST_DESCRIPTORS)
+            data, descriptors, flags, _ = socket.recv_fds(self._socket, _LONGEST, MOST_DESCRIPTORS)
         except ConnectionError:
             return None
         if not data:
             return None
+        whole = not flags & socket.MSG_CTRUNC
         for fd in descriptors:
-            os.set_inheritable(fd, False)  # recv_fds ignores MSG_CMSG_CLOEXEC among its flags
+            if whole:
+                os.set_inheritable(fd, False)  # recv_fds ignores MSG_CMSG_CLOEXEC among its flags
+            else:
+                os.close(fd)
         name, fields = orjson.loads(data)
         if name == Assign.__name__:
             fields["listeners"] = tuple(fields["listeners"])
-        return Received(_KINDS[name](**fields), descriptors)
+        return Received(_KINDS[name](**fields), descriptors if whole else [], whole)
 
     def close(self) -> None:
         """Hang up."""

@@ -5,6 +5,8 @@ Rules
     are the same act: a worker is sent the current assignment.
     A worker that leaves pings unanswered is killed, unless the supervisor itself did not run on time: then nobody could
     have answered, and the count starts again.
+    A worker that had no descriptors or memory left for what it was told makes room, and is told again with the next
+    ping.
 """
 
 from __future__ import annotations
@@ -85,6 +87,7 @@ class Crew:
         self._slots: list[Slot] = []
         self._hands: dict[int, Hand] = {}
         self._assignment: Assignment | None = None
+        self._log: int | None = None
         self._next_ping = inf
         self._timer = Timer(self._tick)
         reactor.add(self._timer)
@@ -103,7 +106,8 @@ class Crew:
         self._tick(now)
 
     def reopen(self, descriptor: int) -> None:
-        """Make everyone log to `descriptor`."""
+        """Make everyone log to `descriptor`, which stays open until the next call."""
+        self._log = descriptor
         for hand in self._hands.values():
             hand.tell(messages.Reopen(), [descriptor])
 
@@ -185,7 +189,14 @@ class Crew:
         assignment = self._current
         sockets = [] if hand.asked_to_leave else assignment.sockets
         message = messages.Assign(assignment.generation, tuple(name for name, _ in sockets))
-        hand.assign(message, [assignment.config, *(sock.fileno() for _, sock in sockets)])
+        hand.tell(message, [assignment.config, *(sock.fileno() for _, sock in sockets)])
+
+    def _catch_up(self, hand: Hand) -> None:
+        hand.behind = False
+        if self._log is not None:
+            hand.tell(messages.Reopen(), [self._log])
+        if self._slots:  # else all were told to leave, which needs no descriptors
+            self._instruct(hand)
 
     def _spawn(self, slot: Slot, now: float) -> None:
         row = self._board.take_row({hand.row.number for hand in self._hands.values()})
@@ -285,7 +296,7 @@ class Crew:
                 hand.silent = True
                 hand.kill()
             if hand.behind:
-                self._instruct(hand)
+                self._catch_up(hand)
             with suppress(OSError):  # a full channel is silence too
                 hand.channel.send(messages.Ping())
 

@@ -48,7 +48,7 @@ class Hand(Handler):
         self.row = row
         self.pid = 0
         self.behind = False
-        """Whether the last assignment could not be sent for want of memory, and is to be sent again."""
+        """Whether something did not reach the worker for want of descriptors or memory, and is to be sent again."""
         self.born = self.heard = now
         self.generation = 0
         self.asked_to_leave = False
@@ -71,6 +71,8 @@ class Hand(Handler):
             match received.message:
                 case messages.Answer(generation):
                     self.generation = int(generation)
+                case messages.Missed():
+                    self.behind = True
                 case messages.Released():
                     self.released = True
 
@@ -83,22 +85,15 @@ class Hand(Handler):
         self.interest = 0
         self.kill()
 
-    def assign(self, message: messages.Assign, descriptors: Sequence[int]) -> None:
-        """Send an assignment; where that fails for a reason that passes, leave the worker `behind` for now."""
-        try:
-            self.channel.send(message, descriptors)
-            self.behind = False
-        except OSError as error:
-            self.behind = error.errno in _PASSING
-            if not self.behind:
-                self.kill()
-
     def tell(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
-        """Send `message`, or kill the worker that cannot be reached."""
+        """Send `message`, or leave the worker `behind` for a reason that passes, or kill it."""
         try:
             self.channel.send(message, descriptors)
-        except OSError:
-            self.kill()
+        except OSError as error:
+            if error.errno in _PASSING:
+                self.behind = True
+            else:
+                self.kill()
 
     def kill(self) -> None:
         """End the process at once; it is not reaped yet, so the pid is its own."""

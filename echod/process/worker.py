@@ -4,6 +4,8 @@ Rules
     It does what the channel says: assign, drain, stop, reopen, ping. Signals mean nothing to it.
     Its first act is to close every descriptor that is not its own; a sibling's end of a channel would keep that sibling
     from ever seeing the supervisor's death.
+    Descriptors that the channel brings must not find all taken: when they do, it gives up its own copies of the
+    listening sockets, and a spare one, and has all of them sent again. Without descriptors it could let nobody in.
     It leaves by `os._exit`: what its parent registered to run at exit is not its to run.
 
 Fails: whatever ends the loop is one `service.failed` line and exit code 1; the supervisor starts another.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
@@ -65,7 +68,7 @@ def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None
 class Worker(Handler):
     """The end of the channel that obeys."""
 
-    __slots__ = ("_channel", "_leaving", "_listeners", "_log", "_reactor", "_row", "_setting")
+    __slots__ = ("_channel", "_leaving", "_listeners", "_log", "_reactor", "_row", "_setting", "_spare")
 
     def __init__(self, channel: Channel, row: Row, log: Log, poller: str) -> None:
         super().__init__(channel.fileno())
@@ -76,6 +79,7 @@ class Worker(Handler):
         self._listeners: dict[tuple[int, int], Listener] = {}
         self._setting: Setting | None = None
         self._leaving: CloseReason | None = None
+        self._spare: int | None = os.dup(0)
 
     def run(self) -> None:
         """Turn the loop until there is nothing left to do."""
@@ -97,7 +101,10 @@ class Worker(Handler):
             if received is None:
                 self._abandoned(now)
                 return
-            self._obey(received, now)
+            if received.whole:
+                self._obey(received, now)
+            else:
+                self._miss()
 
     def on_exceptional(self, now: float) -> None:
         """Read: the end of the channel says the same."""
@@ -146,7 +153,17 @@ class Worker(Handler):
         # A worker without listeners retires: it leaves with its last connection, unless it is recalled before.
         self._row[Column.ACCEPTING] = bool(listed)
         self._leaving = None if listed else CloseReason.DRAINED
+        if self._spare is None:
+            with suppress(OSError):
+                self._spare = os.dup(0)
         self._say(messages.Answer(assignment.generation))
+
+    def _miss(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        self._shut_doors()  # the sockets live on in the supervisor
+        self._say(messages.Missed())
 
     def _settle(self, limits: Limits) -> Setting:
         if self._setting is None:

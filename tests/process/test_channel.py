@@ -19,6 +19,7 @@ MESSAGES: list[channel.Message] = [
     channel.Reopen(),
     channel.Answer(3),
     channel.Pong(),
+    channel.Missed(),
     channel.Released(),
 ]
 
@@ -69,6 +70,19 @@ def test_the_most_descriptors_arrive() -> None:
     assert channel.MOST_DESCRIPTORS == len(set(received.descriptors))
     for fd in received.descriptors:
         os.close(fd)
+    ours.close()
+    theirs.close()
+
+
+def test_descriptors_that_find_no_place_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message of which only some descriptors could be taken arrives without any, says so, and leaves none open."""
+    ours, theirs = channel.pair()
+    copy = os.dup(0)
+    monkeypatch.setattr(socket, "recv_fds", lambda *_: (b'["Reopen",{}]', [copy], socket.MSG_CTRUNC, None))
+
+    assert channel.Received(channel.Reopen(), [], whole=False) == theirs.receive()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(copy)
     ours.close()
     theirs.close()
 

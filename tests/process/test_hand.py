@@ -52,9 +52,10 @@ def test_what_a_worker_says_is_noted(ends: tuple[Hand, Channel]) -> None:
     assert (2.0, 0, False) == (hand.heard, hand.generation, hand.released)
     worker.send(channel.Answer(7))
     worker.send(channel.Released())
+    worker.send(channel.Missed())
     hand.on_exceptional(3.0)
 
-    assert (3.0, 7, True) == (hand.heard, hand.generation, hand.released)
+    assert (3.0, 7, True, True) == (hand.heard, hand.generation, hand.released, hand.behind)
 
 
 def test_the_end_of_the_channel_is_no_spin(ends: tuple[Hand, Channel]) -> None:
@@ -119,9 +120,6 @@ def test_what_passes_is_no_reason_to_kill(
 
     monkeypatch.setattr(hand.channel, "send", fail)
     monkeypatch.setattr(Hand, "kill", lambda _: killed.append(True))
-    hand.assign(channel.Assign(1, ()), [])
+    hand.tell(channel.Assign(1, ()))
 
     assert (behind, not behind) == (hand.behind, bool(killed))
-    monkeypatch.undo()
-    hand.assign(channel.Assign(1, ()), [])
-    assert not hand.behind

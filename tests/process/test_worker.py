@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -113,11 +115,14 @@ def test_it_serves_what_it_is_assigned(supervised: Supervised) -> None:
 
 
 def test_it_keeps_only_what_is_its_own(supervised: Supervised) -> None:
-    """Of the descriptors of its parent it holds none but standard streams, channel, log and the admission lock."""
+    """Of the descriptors of its parent it holds none but standard streams, channel, log and the admission lock.
+
+    A copy of standard input is its spare one.
+    """
     supervised.channel.send(messages.Ping())
     supervised.hear()
     held = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{supervised.pid}/fd").iterdir()}  # noqa: PTH115
-    rest = sorted(what.split(":")[0] for fd, what in held.items() if fd > 2)
+    rest = sorted(what.split(":")[0] for fd, what in held.items() if fd > 2 and what != held[0])
 
     assert ["/memfd", str(supervised.log_file), "socket"] == rest
 
@@ -208,6 +213,30 @@ def test_it_moves_its_log(supervised: Supervised, tmp_path: Path) -> None:
     supervised.until(lambda: b"connection.closed" in (tmp_path / "new.log").read_bytes())
 
     assert b"" == supervised.log_file.read_bytes()
+
+
+def test_without_descriptors_left_it_makes_room(supervised: Supervised) -> None:
+    """An assignment whose descriptors find no place is said to be missed; sent again it is obeyed, by the same process.
+
+    Meanwhile the connections go on, and who connects waits.
+    """
+    supervised.assign(1, "echo")
+    held = [int(entry.name) for entry in Path(f"/proc/{supervised.pid}/fd").iterdir()]
+    _, hard = resource.prlimit(supervised.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervised.pid, resource.RLIMIT_NOFILE, (max(held) + 2, hard))
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(supervised.address, PATIENCE))
+            for _ in range(max(held) + 2 - len(held))
+        ]
+        assert {b"hello"} == {echo(client) for client in clients}
+        with pytest.raises(AssertionError, match="Missed"):
+            supervised.assign(2, "echo")
+        assert {b"still"} == {echo(client, b"still") for client in clients}
+        supervised.assign(2, "echo")
+        resource.prlimit(supervised.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        clients.append(stack.enter_context(socket.create_connection(supervised.address, PATIENCE)))
+        assert {b"again"} == {echo(client, b"again") for client in clients}
 
 
 def test_what_ends_its_loop_is_one_line(supervised: Supervised) -> None:

@@ -85,6 +85,32 @@ def test_exhausted_descriptors(start: Starter, poller: str) -> None:
     assert daemon.records("listener.paused")[0]["error.type"] == "EMFILE"
 
 
+def test_a_reload_without_descriptors_left(start: Starter) -> None:
+    """Every descriptor of the worker is a connection: reloads are taken all the same, by the same process.
+
+    Catches a worker that dies of descriptors which the kernel could not give it, and takes its connections along.
+    """
+    daemon = start(expect=["listener.paused"])
+    pids = daemon.pids()
+    with contextlib.ExitStack() as stack:
+        inside = [stack.enter_context(connect(daemon.address())) for _ in range(5)]
+        for client in inside:
+            ping(client)
+        lower_limit(daemon, 20)
+        for _ in range(100):
+            stack.enter_context(connect(daemon.address()))
+        daemon.wait_for("listener.paused")
+        daemon.reload(limits={"idle_timeout": "9m"})
+        for client in inside:
+            ping(client)
+        daemon.reload(log={"file": str(daemon.log_file)})
+        for client in inside:
+            ping(client)
+    wait_until(lambda: b"connection.closed" in daemon.log_file.read_bytes(), what="the worker's lines in the new file")
+
+    assert pids == daemon.pids()
+
+
 def test_the_soft_limit_is_raised(start: Starter) -> None:
     """Started under a soft limit of 256, every process runs with the soft limit at the hard one."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
