@@ -35,6 +35,7 @@ class CloseReason(StrEnum):
     DRAIN_TIMEOUT = "drain_timeout"
     STOPPED = "stopped"
     SUPERVISOR_LOST = "supervisor_lost"
+    READ_FAILED = "read_failed"
     WRITE_FAILED = "write_failed"
     INTERNAL_ERROR = "internal_error"
 

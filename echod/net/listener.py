@@ -82,8 +82,11 @@ class Listener(Handler):
             self.on_readable(now)
 
     def on_crash(self, error: Exception, now: float) -> None:
-        """Go on after a pause: one connection may be lost to a defect, the door stays."""
-        self._rest(now + PAUSE)
+        """Go on after a pause: one connection may be lost to a defect, or memory be short; the door stays."""
+        if isinstance(error, OSError):
+            self._pause(error, now)
+        else:
+            self._rest(now + PAUSE)
 
     def release(self, now: float) -> None:
         """Accept all who wait already, and be done."""

@@ -8,11 +8,14 @@ Rules
     deadline away costs nothing. One clock reading a turn: a deadline may be late by as long as the turn before took.
     An exception from a handler is caught here and nowhere else; the handler pays for it.
 
+    A handler that the kernel has no memory to watch pays for that too. A poller without memory is asked again.
+
 Fails: OSError from `turn` means that the poller is broken for good; whatever a handler's `on_crash` raises passes too.
 """
 
 from __future__ import annotations
 
+import errno
 import heapq
 import time
 from itertools import chain, count
@@ -24,7 +27,14 @@ from echod.net.poller import READABLE, WRITABLE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from echod.net.poller import Poller
+    from echod.net.poller import Poller, Ready
+
+
+PASSING = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+"""What a poller may fail with for want of memory, which others may give back (poll(2), select(2))."""
+
+NAP = 0.1
+"""Seconds until it is asked again."""
 
 
 class Handler:
@@ -60,7 +70,10 @@ class Handler:
         """Act on a deadline that has passed, or may have."""
 
     def on_crash(self, error: Exception, now: float) -> None:
-        """Recover from an exception that one of the methods above let out; raise it if that cannot be."""
+        """Recover from an exception that one of the methods above let out; raise it if that cannot be.
+
+        Called with an OSError too when the kernel cannot watch the descriptor.
+        """
         raise error
 
     def close(self) -> None:
@@ -112,6 +125,12 @@ class Reactor:
         self._handlers[handler.fd] = handler
         self._arm(handler)
 
+    def adopt(self, handler: Handler) -> None:
+        """Watch over `handler` from the end of this turn on; when the kernel cannot, that is told to its `on_crash`."""
+        self._handlers[handler.fd] = handler
+        self._arm(handler)
+        self.touch(handler)
+
     def schedule(self, handler: Handler, deadline: float) -> None:
         """Set the deadline of `handler`, at any time."""
         handler.deadline = deadline
@@ -119,10 +138,11 @@ class Reactor:
             self._arm(handler)
 
     def renew(self, handler: Handler) -> None:
-        """Watch `handler` anew, so that the kernel says once more what is ready."""
+        """Watch `handler` anew from the end of this turn on, so that the kernel says once more what is ready."""
         if handler.watched and handler.interest == handler.watched and not handler.done:
             self.poller.forget(handler.fd)
-            self._watch(handler)
+            handler.watched = 0
+            self.touch(handler)
 
     def touch(self, handler: Handler) -> None:
         """Read the handler's attributes again at the end of this turn; for those who change it from outside."""
@@ -130,7 +150,7 @@ class Reactor:
 
     def turn(self, longest: float = inf) -> None:  # noqa: C901  # three loops told alike are easier than one told thrice
         """Wait until something is ready or due, for at most `longest` seconds, and see to it."""
-        readable, writable, exceptional = self.poller.poll(self._patience(longest))
+        readable, writable, exceptional = self._ready(longest)
         now = self.now = self._clock()
         handlers = self._handlers
         for fd in readable:
@@ -161,6 +181,15 @@ class Reactor:
         while self._touched:
             self._settle(self._touched.pop())
 
+    def _ready(self, longest: float) -> Ready:
+        try:
+            return self.poller.poll(self._patience(longest))
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        time.sleep(NAP)
+        return [], [], []
+
     def _patience(self, longest: float) -> float | None:
         due = self._deadlines[0][0] - self.now if self._deadlines else inf
         timeout = min(due, longest)
@@ -179,12 +208,15 @@ class Reactor:
             self._touched.append(handler)
 
     def _settle(self, handler: Handler) -> None:
+        if handler.interest != handler.watched and not handler.done:
+            try:
+                self._watch(handler)
+            except OSError as error:
+                handler.on_crash(error, self.now)
         if handler.done:
             self._remove(handler)
-            return
-        if handler.interest != handler.watched:
-            self._watch(handler)
-        self.schedule(handler, handler.deadline)
+        else:
+            self.schedule(handler, handler.deadline)
 
     def _watch(self, handler: Handler) -> None:
         if handler.interest and handler.shared:

@@ -27,7 +27,7 @@ BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn, 4,096 by default."""
 
 RESET = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
-"""The peer has cut the connection."""
+"""The peer has cut the connection; ENOTCONN says so to who shuts it down (shutdown(2))."""
 
 MAPPED = "::ffff:"
 """What the address of an IPv4 peer begins with on an IPv6 socket (RFC 4291 §2.5.5.2)."""

@@ -118,7 +118,7 @@ class Stream(Handler):
         except BlockingIOError:
             return
         except OSError as error:
-            self._lose(error, now)
+            self._lose(CloseReason.READ_FAILED, error, now)
             return
         if not count:
             connection.receive_eof(now)
@@ -143,7 +143,7 @@ class Stream(Handler):
         if self._setting.verbose:
             self._setting.emit(ConnectionExceptional(id=self.id, error=sockets.error_name(error) if error else None))
         if error:
-            self._lose(error, now)
+            self._lose(CloseReason.READ_FAILED, error, now)
         elif self.connection.wants_read:
             self.on_readable(now)  # SO_OOBINLINE: urgent data stands in the stream like the rest
         else:
@@ -158,8 +158,8 @@ class Stream(Handler):
         self._advance(now)
 
     def on_crash(self, error: Exception, now: float) -> None:
-        """Cut the connection that a defect of echod has spoilt."""
-        self._error = type(error).__name__
+        """Cut the connection that a defect of echod has spoilt, or that the kernel cannot watch."""
+        self._error = sockets.error_name(error) if isinstance(error, OSError) else type(error).__name__
         self.fail(CloseReason.INTERNAL_ERROR, now)
 
     def drain(self, now: float) -> None:
@@ -205,7 +205,7 @@ class Stream(Handler):
         except BlockingIOError:
             count = 0
         except OSError as error:
-            self._lose(error, now)
+            self._lose(CloseReason.WRITE_FAILED, error, now)
             return
         connection.sent(count, now)
         if count and self._setting.verbose:
@@ -217,14 +217,14 @@ class Stream(Handler):
             try:
                 self.socket.shutdown(socket.SHUT_WR)
             except OSError as error:
-                self._lose(error, now)
+                self._lose(CloseReason.WRITE_FAILED, error, now)
                 return
             connection.fin_sent(now)
         self._update()
 
-    def _lose(self, error: OSError, now: float) -> None:
+    def _lose(self, reason: CloseReason, error: OSError, now: float) -> None:
         self._error = sockets.error_name(error)
-        self.fail(CloseReason.PEER_RESET if error.errno in sockets.RESET else CloseReason.WRITE_FAILED, now)
+        self.fail(CloseReason.PEER_RESET if error.errno in sockets.RESET else reason, now)
 
     def _update(self) -> None:
         connection = self.connection

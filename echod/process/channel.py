@@ -12,6 +12,7 @@ Fails: BlockingIOError when the other side does not read, ConnectionError when i
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST_DESCRIPTORS = 250
 """Descriptors in one message; the kernel's SCM_MAX_FD is 253."""
+
+PASSING = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+"""What sending and receiving may fail with for want of something that others may give back (unix(7))."""
 
 _LONGEST = 64 * 1024
 
@@ -125,6 +129,10 @@ class Channel:
             data, descriptors, flags, _ = socket.recv_fds(self._socket, _LONGEST, MOST_DESCRIPTORS)
         except ConnectionError:
             return None
+        except OSError as error:
+            if error.errno in PASSING:
+                raise BlockingIOError(error.errno, error.strerror) from None  # it is still there, and will be read
+            raise
         if not data:
             return None
         whole = not flags & socket.MSG_CTRUNC

@@ -213,22 +213,15 @@ class Crew:
 
     def _hire(self, row: Row, now: float) -> Hand:
         ours, theirs = messages.pair()
-        hand = Hand(ours, row, now)
         try:
-            self._reactor.add(hand)
+            pid = self._fork(theirs, row)
         except OSError:
-            hand.close()
-            theirs.close()
-            raise
-        try:
-            hand.pid = self._fork(theirs, row)
-        except OSError:
-            hand.done = True
-            self._reactor.touch(hand)
+            ours.close()
             raise
         finally:
             theirs.close()
-        self._hands[hand.pid] = hand
+        hand = self._hands[pid] = Hand(ours, row, pid, now)
+        self._reactor.adopt(hand)
         return hand
 
     def _fork(self, theirs: Channel, row: Row) -> int:

@@ -7,7 +7,6 @@ Rules
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
 
     from echod.observe.scoreboard import Row
     from echod.process.channel import Channel
-
-_PASSING = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
-"""sendmsg(2) fails for want of memory, or since too many descriptors are under way at once (unix(7))."""
-
 
 class Hand(Handler):
     """One worker, seen from the supervisor: its process and the other end of its channel."""
@@ -41,12 +36,11 @@ class Hand(Handler):
         "silent",
     )
 
-    def __init__(self, channel: Channel, row: Row, now: float) -> None:
-        """Be ready for a process that is forked next, and then has a `pid`."""
+    def __init__(self, channel: Channel, row: Row, pid: int, now: float) -> None:
         super().__init__(channel.fileno())
         self.channel = channel
         self.row = row
-        self.pid = 0
+        self.pid = pid
         self.behind = False
         """Whether something did not reach the worker for want of descriptors or memory, and is to be sent again."""
         self.born = self.heard = now
@@ -90,7 +84,7 @@ class Hand(Handler):
         try:
             self.channel.send(message, descriptors)
         except OSError as error:
-            if error.errno in _PASSING:
+            if descriptors and error.errno in messages.PASSING:
                 self.behind = True
             else:
                 self.kill()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import deque
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
@@ -68,7 +69,7 @@ def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None
 class Worker(Handler):
     """The end of the channel that obeys."""
 
-    __slots__ = ("_channel", "_leaving", "_listeners", "_log", "_reactor", "_row", "_setting", "_spare")
+    __slots__ = ("_channel", "_leaving", "_listeners", "_log", "_reactor", "_row", "_setting", "_spare", "_unsaid")
 
     def __init__(self, channel: Channel, row: Row, log: Log, poller: str) -> None:
         super().__init__(channel.fileno())
@@ -80,6 +81,7 @@ class Worker(Handler):
         self._setting: Setting | None = None
         self._leaving: CloseReason | None = None
         self._spare: int | None = os.dup(0)
+        self._unsaid: deque[messages.Message] = deque()
 
     def run(self) -> None:
         """Turn the loop until there is nothing left to do."""
@@ -149,7 +151,7 @@ class Worker(Handler):
                 sock.close()
             else:
                 self._listeners[identity] = Listener(name, sock, self._reactor, setting)
-                self._reactor.add(self._listeners[identity])
+                self._reactor.adopt(self._listeners[identity])
         # A worker without listeners retires: it leaves with its last connection, unless it is recalled before.
         self._row[Column.ACCEPTING] = bool(listed)
         self._leaving = None if listed else CloseReason.DRAINED
@@ -219,12 +221,12 @@ class Worker(Handler):
         return (handler for handler in self._reactor.handlers if isinstance(handler, Stream) and not handler.done)
 
     def _say(self, message: messages.Message) -> None:
-        # A supervisor that is stopped does not read. What it misses then is a sign of life, which it does not count
-        # against a worker when it has been stopped itself.
-        try:
-            self._channel.send(message)
-        except OSError:
-            return
+        self._unsaid.append(message)
+        # When memory is short, or the supervisor is stopped, it is said with the next answer to a ping.
+        with suppress(OSError):
+            while self._unsaid:
+                self._channel.send(self._unsaid[0])
+                self._unsaid.popleft()
 
 
 def _identity(sock: socket.socket) -> tuple[int, int]:

@@ -364,11 +364,31 @@ def test_a_connection_that_cannot_be_watched(rig: Rig, monkeypatch: pytest.Monke
 
     assert isinstance(opened, ConnectionOpened)
     assert isinstance(closed, ConnectionClosed)
-    assert (opened.id, CloseReason.INTERNAL_ERROR, "OSError") == (closed.id, closed.reason, closed.error)
+    assert (opened.id, CloseReason.INTERNAL_ERROR, "ENOSPC") == (closed.id, closed.reason, closed.error)
     assert (0, [], []) == (rig.gate.inside, streams(rig), rig.crashes)
 
     with pytest.raises(ConnectionResetError):
         rig.fetch_all(client)
+
+
+def test_a_door_that_cannot_be_watched(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the kernel cannot watch the door again, that is a pause like any other: it is said, and passes."""
+    door = rig.door()
+    listener = rig.listen(door)
+    rig.knock(door)
+
+    def refuse(fd: int) -> None:
+        raise failure(errno.ENOMEM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.poller, "watch_shared", refuse)
+        rig.reactor.renew(listener)
+        rig.turn()
+    rig.later(PAUSE)
+    rig.until(lambda: len(rig.recorded) == 3)
+
+    assert [ListenerPaused, ConnectionOpened, ListenerResumed] == [type(event) for event in rig.recorded]
+    assert [] == rig.crashes
 
 
 # -- release ----------------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
+import time
 import weakref
 from contextlib import ExitStack
 from math import inf
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from echod.net.poller import READABLE, WRITABLE, PollPoller, Ready
-from echod.net.reactor import Handler, Reactor, Timer
+from echod.net.reactor import NAP, Handler, Reactor, Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,11 +127,69 @@ class Bench:
         return [(name, call) for name, call, _ in self.calls]
 
 
+def fail(code: int) -> Any:
+    """Do what a system call does that fails."""
+    raise OSError(code, os.strerror(code))
+
+
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     """Make a bench."""
     with ExitStack() as stack:
         yield Bench(stack)
+
+
+# -- a kernel without memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.EAGAIN])
+def test_a_poller_without_memory_is_asked_again(bench: Bench, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """The turn ends after a nap with nothing ready; the next one goes on."""
+    naps: list[float] = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    fake = bench.add("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.poller, "poll", lambda _timeout: fail(code))
+        bench.reactor.turn()
+    fake.other.send(b"x")
+
+    assert [NAP] == naps
+    assert [("one", "readable")] == bench.turn([fake])
+
+
+def test_a_broken_poller_is_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other error comes out of the turn: the process should end."""
+    monkeypatch.setattr(bench.poller, "poll", lambda _timeout: fail(errno.EBADF))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        bench.reactor.turn()
+
+
+def test_who_cannot_be_watched_pays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of interest that the kernel has no memory for costs the one handler, and is no defect."""
+    first, second = bench.add("first"), bench.add("second")
+    first.other.send(b"x")
+    second.other.send(b"x")
+    first.plan["readable"] = lambda: setattr(first, "interest", WRITABLE)
+    monkeypatch.setattr(bench.poller, "watch", lambda _fd, _interest: fail(errno.ENOMEM))
+
+    assert [("first", "readable"), ("second", "readable"), ("first", "crash"), ("first", "close")] == bench.turn(
+        [first, second]
+    )
+    assert [second] == list(bench.reactor.handlers)
+    assert [] == bench.crashes
+
+
+def test_adopted_is_watched_from_the_end_of_the_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is adopted is watched as anybody else, and told by `on_crash` when that cannot be."""
+    one, other = bench.make("one"), bench.make("other")
+    bench.reactor.adopt(one)
+    bench.turn()
+
+    assert READABLE == one.watched
+    monkeypatch.setattr(bench.poller, "watch", lambda _fd, _interest: fail(errno.ENOSPC))
+    bench.reactor.adopt(other)
+    assert [("other", "crash"), ("other", "close")] == bench.turn()
+    assert [one] == list(bench.reactor.handlers)
 
 
 # -- order ------------------------------------------------------------------------------------------------------------

@@ -354,6 +354,35 @@ def test_exceptional_without_error_or_reading_is_a_hangup(rig: Rig) -> None:
     assert (True, CloseReason.PEER_RESET) == (stream.done, stream.connection.reason)
 
 
+class Deaf(socket.socket):
+    """A socket that the kernel has no memory to read."""
+
+    failure = 0
+
+    def recv_into(self, *args: Any) -> int:
+        """Fail."""
+        raise OSError(self.failure, os.strerror(self.failure))
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (errno.ECONNRESET, CloseReason.PEER_RESET),
+        (errno.ETIMEDOUT, CloseReason.READ_FAILED),
+        (errno.ENOMEM, CloseReason.READ_FAILED),
+    ],
+)
+def test_a_receive_that_fails(rig: Rig, failure: int, reason: CloseReason) -> None:
+    """A receive that fails cuts the connection, and only where the peer cut it that is said of the peer."""
+    client, stream = rig.pair()
+    stream.socket = rig.keep(Deaf(fileno=stream.socket.detach()))
+    stream.socket.failure = failure
+    client.send(b"hello")
+
+    assert closed(rig, stream, reason, error=errno.errorcode[failure]) == in_the_end(rig)[-1]
+    assert was_reset(client)
+
+
 class Failing(socket.socket):
     """A socket whose sends fail as told."""
 

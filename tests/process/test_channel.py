@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -83,6 +84,24 @@ def test_descriptors_that_find_no_place_are_missed(monkeypatch: pytest.MonkeyPat
     assert channel.Received(channel.Reopen(), [], whole=False) == theirs.receive()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(copy)
+    ours.close()
+    theirs.close()
+
+
+def test_memory_that_is_short_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel cannot hand over just now is there to be read later."""
+    ours, theirs = channel.pair()
+    ours.send(channel.Ping())
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "recv_fds", fail)
+        with pytest.raises(BlockingIOError):
+            theirs.receive()
+
+    assert channel.Received(channel.Ping()) == theirs.receive()
     ours.close()
     theirs.close()
 

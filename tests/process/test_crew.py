@@ -50,6 +50,22 @@ def deaf(channel: Channel, row: Row) -> NoReturn:
         signal.pause()
 
 
+def crammed(channel: Channel, row: Row) -> NoReturn:
+    """Live as a worker that finds no descriptors for what it is told first, and takes what it is told then."""
+    told = 0
+    while True:
+        select.select([channel], [], [])
+        received = channel.receive()
+        match received.message if received else messages.Stop():
+            case messages.Assign(generation):
+                told += 1
+                channel.send(messages.Answer(generation) if told > 1 else messages.Missed())
+            case messages.Reopen():
+                row[Column.ACTIVE] += 1
+            case messages.Stop():
+                os._exit(0)
+
+
 def stillborn(channel: Channel, row: Row) -> NoReturn:
     """Die before the first answer."""
     os._exit(7)
@@ -248,6 +264,21 @@ def test_a_worker_that_cannot_be_told_is_killed(world: World) -> None:
     assert [hand.pid] != world.pids()
 
 
+def test_what_a_worker_missed_it_is_told_again(world: World) -> None:
+    """With the next ping it gets log and assignment once more, and serves."""
+    world.live = crammed
+    world.assign(1)
+    world.crew.reopen(0)
+    (hand,) = world.crew._hands.values()
+    world.until(lambda: hand.behind)
+
+    assert not world.crew.serves(1)
+    world.pass_time(module.PING_INTERVAL)
+    world.until(lambda: world.crew.serves(1))
+    assert [hand.pid] == world.pids()
+    assert 2 == world.board.total(Column.ACTIVE), "the log, when it was told of it first and when it was told again"
+
+
 def test_drain_stop_and_kill_end_everyone(world: World) -> None:
     """Drain is answered when the listeners are released; nobody who has left is replaced."""
     world.assign(2)
@@ -279,6 +310,21 @@ def test_a_fork_that_fails_is_tried_again(world: World, monkeypatch: pytest.Monk
     assert before + 1 == len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # the configuration's memfd
     assert set() == signal.pthread_sigmask(signal.SIG_BLOCK, ())
     monkeypatch.setattr(os, "fork", real)
+    world.pass_time(0.2)
+    world.until(lambda: world.crew.serves(1))
+
+
+def test_a_channel_that_cannot_be_made_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without another descriptor in the whole system the slot waits, and the supervisor lives."""
+
+    def refused() -> Any:
+        raise OSError(23, "Too many open files in system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(messages, "pair", refused)
+        world.assign(1)
+
+        assert not world.pids()
     world.pass_time(0.2)
     world.until(lambda: world.crew.serves(1))
 

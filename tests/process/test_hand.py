@@ -32,8 +32,7 @@ def ends() -> Iterator[tuple[Hand, Channel]]:
         signal.alarm(60)
         signal.pause()
         os._exit(0)
-    hand = Hand(ours, board.row(1), now=1.0)
-    hand.pid = pid
+    hand = Hand(ours, board.row(1), pid, now=1.0)
     yield hand, theirs
     with suppress(ProcessLookupError):
         hand.kill()
@@ -120,6 +119,6 @@ def test_what_passes_is_no_reason_to_kill(
 
     monkeypatch.setattr(hand.channel, "send", fail)
     monkeypatch.setattr(Hand, "kill", lambda _: killed.append(True))
-    hand.tell(channel.Assign(1, ()))
+    hand.tell(channel.Assign(1, ()), [0])
 
     assert (behind, not behind) == (hand.behind, bool(killed))

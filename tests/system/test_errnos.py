@@ -1,0 +1,206 @@
+"""Every error that the kernel may give: injected into the system calls of a running daemon by strace(1).
+
+Rule: what concerns one connection ends one connection at most; what passes ends nothing; a poller that fails for good
+is a clean replacement. Nothing is a defect, and nothing spins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import shutil
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system import proc
+from tests.system.clients import MIB, connect, echo_once, ping, read_to_end
+from tests.system.daemon import wait_until
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from tests.conftest import Size
+    from tests.system.daemon import Starter
+
+ALL = sorted(errno.errorcode.values())
+FEW = ["ENOBUFS", "ENOMEM", "EIO", "ECONNRESET", "ETIMEDOUT", "EINTR", "EAGAIN"]
+"""What to expect of recv and send: memory that is short, a peer or network that is gone, a call that is interrupted."""
+
+FEW_ACCEPTED = ["ENOBUFS", "ENOMEM", "ENFILE", "ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN"]
+MADE_AGAIN = {"EAGAIN", "EINTR"}
+"""Errors that cost nothing: the call is made again."""
+
+POLLERS = [("epoll", "epoll_wait"), ("poll", "poll"), ("select", "pselect6")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _strace() -> None:
+    """Skip where a process may not be traced."""
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    tried = subprocess.run(["strace", "-qq", "-o", "/dev/null", "true"], check=False, capture_output=True)
+    if tried.returncode:
+        pytest.skip(f"strace may not trace: {tried.stderr.decode()}")
+
+
+@contextlib.contextmanager
+def injected(pid: int, call: str, error: str, when: str = "1") -> Iterator[None]:
+    """Have a system call of a process fail the next time, or as `when` says."""
+    command = ["strace", "-qq", "-o", "/dev/null", "-p", str(pid), "-e", f"inject={call}:error={error}:when={when}"]
+    with subprocess.Popen([*command, "-e", f"trace={call}"], stderr=subprocess.PIPE) as tracer:
+        try:
+            wait_until(lambda: tracer.poll() is not None or traced(pid), what="strace")
+            yield
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            _, said = tracer.communicate(timeout=10)
+        if said:
+            raise AssertionError(said.decode())
+
+
+def traced(pid: int) -> bool:
+    """Tell whether somebody traces the process."""
+    return proc.status(pid).get("TracerPid", "0") != "0"
+
+
+@pytest.mark.parametrize(("call", "word"), [("recvfrom", "read_failed"), ("sendto", "write_failed")])
+def test_one_connection_pays(start: Starter, size: Size, call: str, word: str) -> None:
+    """Whatever recv or send fails with, that connection is reset, with the error's name in its record, and no other."""
+    daemon = start()
+    pids = daemon.pids()
+    with connect(daemon.address()) as bystander:
+        for error in ALL if size(0, 1) else FEW:
+            ping(bystander)
+            with connect(daemon.address()) as victim:
+                ping(victim)
+                with injected(pids[1], call, error):
+                    victim.sendall(b"x" * 100)
+                    if error in MADE_AGAIN:
+                        assert victim.recv(100) == b"x" * 100
+                        continue
+                    assert read_to_end(victim) == (b"", "reset"), error
+                record = daemon.wait_for("connection.closed", {"client.port": victim.getsockname()[1]})
+            reset = error in {"ECONNRESET", "EPIPE", "ENOTCONN"}
+            assert ("peer_reset" if reset else word, error) == (record["echod.close.reason"], record["error.type"])
+        ping(bystander)
+
+    assert pids == daemon.pids()
+
+
+def test_the_door_stays_open(start: Starter, size: Size) -> None:
+    """Whatever accept fails with, the client that knocks is served within a second, and those inside notice nothing."""
+    daemon = start(expect=["listener.paused"])
+    pids = daemon.pids()
+    with connect(daemon.address()) as bystander:
+        for error in ALL if size(0, 1) else FEW_ACCEPTED:
+            with injected(pids[1], "accept4", error), connect(daemon.address()) as client:
+                assert ping(client) < 1.0, error
+            ping(bystander)
+
+    assert pids == daemon.pids()
+    assert len(daemon.records("listener.paused")) == len(daemon.records("listener.resumed"))
+
+
+@pytest.mark.xdist_group("timing")
+@pytest.mark.parametrize(("poller", "call"), POLLERS)
+def test_a_poller_without_memory_passes(start: Starter, poller: str, call: str) -> None:
+    """While the poller fails for want of memory the process rests, and afterwards it serves those who are there."""
+    daemon = start(daemon={"poller": poller})
+    pids = daemon.pids()
+    with connect(daemon.address()) as client:
+        ping(client)
+        with injected(pids[1], call, "ENOMEM", "1+"):
+            client.sendall(b"patience")
+            share = daemon.cpu_share(1.0)
+        assert client.recv(8) == b"patience"
+
+    assert pids == daemon.pids()
+    assert share < 0.05
+
+
+def test_a_broken_poller_is_replaced(start: Starter) -> None:
+    """A poller that fails for good ends its worker with a line and code 1; the slot is filled, the sibling goes on."""
+    daemon = start(workers=2, expect=["service.failed", "worker.died"])
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(daemon.address())) for _ in range(40)]
+        for client in clients:
+            ping(client)
+        victim, sibling = daemon.workers()
+        with injected(victim, "epoll_wait", "EBADF"):
+            died = daemon.wait_for("worker.died")
+        started = daemon.wait_for("worker.started", count=3, timeout=1.0)
+        ended = [client for client in clients if is_over(client)]
+        for client in set(clients) - set(ended):
+            ping(client)
+        echo_once(daemon.address())
+
+    assert (victim, 1, len(ended)) == (
+        died["echod.worker.pid"],
+        died["echod.worker.exit_code"],
+        died["echod.connections.lost"],
+    )
+    assert {sibling, started["echod.worker.pid"]} == set(daemon.workers())
+    assert len(daemon.records("service.failed")) == 1
+
+
+def is_over(client: socket.socket) -> bool:
+    """Tell whether a connection on which nothing is under way has ended."""
+    client.setblocking(False)
+    try:
+        return not client.recv(1)
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("error", ["ENOMEM", "ENOSPC"])
+def test_who_cannot_be_watched_pays(start: Starter, error: str) -> None:
+    """Epoll has no memory to watch a connection for writing: that one is reset. Nor for the door: that is a pause.
+
+    Catches a worker that dies of it.
+    """
+    daemon = start(expect=["listener.paused"])
+    pids = daemon.pids()
+    with connect(daemon.address()) as bystander, connect(daemon.address(), receive_buffer=4096) as victim:
+        ping(bystander)
+        ping(victim)
+        daemon.wait_for("connection.opened", count=2)
+        # With every ping of the supervisor the door is taken out and put in again: the second call of those two.
+        with injected(pids[1], "epoll_ctl", error, "2"):
+            daemon.wait_for("listener.paused")
+        echo_once(daemon.address())
+        victim.setblocking(False)
+        with injected(pids[1], "epoll_ctl", error):
+            with contextlib.suppress(OSError):
+                while not daemon.records("connection.closed", {"client.port": victim.getsockname()[1]}):
+                    select.select([], [victim], [], 0.1)
+                    victim.send(b"x" * MIB)
+            record = daemon.wait_for("connection.closed", {"client.port": victim.getsockname()[1]})
+        ping(bystander)
+        echo_once(daemon.address())
+
+    assert ("internal_error", error) == (record["echod.close.reason"], record["error.type"])
+    assert pids == daemon.pids()
+
+
+@pytest.mark.parametrize("call", ["sendmsg", "recvmsg"])
+@pytest.mark.parametrize("who", [0, 1], ids=["supervisor", "worker"])
+def test_the_channel_outlives_a_lack_of_memory(start: Starter, who: int, call: str) -> None:
+    """Supervisor or worker has no memory to say or hear something: the reload is taken, by the same processes."""
+    daemon = start()
+    pids = daemon.pids()
+    with connect(daemon.address()) as client:
+        ping(client)
+        with injected(pids[who], call, "ENOMEM"):
+            daemon.reload(limits={"idle_timeout": "200ms"})
+        with connect(daemon.address()) as new:
+            assert read_to_end(new, 5) == (b"", "fin")
+        ping(client)
+
+    assert pids == daemon.pids()
