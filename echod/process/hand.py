@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from echod.observe.scoreboard import Row
     from echod.process.channel import Channel
 
+
 class Hand(Handler):
     """One worker, seen from the supervisor: its process and the other end of its channel."""
 

@@ -264,13 +264,13 @@ def test_check_refuses_what_run_would(tmp_path: Path) -> None:
 
 
 def test_with_too_few_descriptors_it_says_so(tmp_path: Path) -> None:
-    """Under a hard limit of 64 descriptors, where not one connection fits, the start is refused with one clear line."""
-    daemon = Daemon(tmp_path, prefix=with_limit(64, 64))
+    """Under a hard limit of 58 descriptors, where not one connection fits, the start is refused with one clear line."""
+    daemon = Daemon(tmp_path, prefix=with_limit(58, 58))
     with pytest.raises(StartFailedError) as failure, daemon:
         pass
 
     assert failure.value.code == 78
-    assert "64" in failure.value.stderr
+    assert "58" in failure.value.stderr
     assert len(failure.value.stderr.splitlines()) == 1
 
 

@@ -210,18 +210,22 @@ def test_a_second_instance_is_refused(make: Callable[..., Daemon]) -> None:
     daemon.check()
 
 
-def test_of_many_starts_at_once_one_wins(make: Callable[..., Daemon]) -> None:
-    """Four starters at the same moment: one leaves with 0, the others name its daemon."""
+def test_of_many_starts_at_once_one_wins(make: Callable[..., Daemon], size: Size) -> None:
+    """A hundred starters at the same moment: one leaves with 0, the others name its daemon.
+
+    Catches a lock that is taken by looking whether a file is there.
+    """
+    count = size(4, 100)
     daemon = make()
     command = [*ECHOD, "run", "--daemon", "-c", str(daemon.file)]
     starters = [
         subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, encoding="utf-8")
-        for _ in range(4)
+        for _ in range(count)
     ]
-    said = sorted((starter.communicate(timeout=20 * SCALE)[1], starter.returncode) for starter in starters)
+    said = sorted((starter.communicate(timeout=(20 + count) * SCALE)[1], starter.returncode) for starter in starters)
     pid = daemon.pid
 
-    assert [("", 0), *[(f"echod: already running (pid {pid})\n", 1)] * 3] == said
+    assert [("", 0), *[(f"echod: already running (pid {pid})\n", 1)] * (count - 1)] == said
     echo_once(daemon.address(), b"the winner")
     daemon.stop()
     daemon.check()
