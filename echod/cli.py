@@ -96,9 +96,20 @@ def _show(options: argparse.Namespace) -> None:
         print(dumping.defaults_toml(), end="")
     elif options.what == "schema":
         print(dumping.schema(), end="")
+    elif options.what == "unit":
+        _show_unit()
     else:
         path = options.config or settings.default_file()
         print(dumping.to_toml(loading.load(path) if path else Config()), end="")
+
+
+def _show_unit() -> None:
+    from echod.config import unit
+
+    command = unit.running_command()
+    print(unit.text(command, unit.code_homes()), end="")
+    for path in unit.out_of_reach(command):
+        _complain(f"{path}: the service cannot read what lies in a home directory; install echod elsewhere")
 
 
 def _table(state: dict[str, Any]) -> str:
@@ -158,8 +169,8 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="for programs"
     )
     add(
-        "show", _show, "Print what the configuration comes to, the commented defaults, or the JSON Schema."
-    ).add_argument("what", choices=("config", "defaults", "schema"))
+        "show", _show, "Print what the configuration comes to, the defaults, their schema, or a systemd unit."
+    ).add_argument("what", choices=("config", "defaults", "schema", "unit"))
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,6 +202,23 @@ def test_show_prints_what_can_be_read_again(file: Path, capsys: pytest.CaptureFi
         capsys.readouterr()
     assert 0 == cli.main(["show", "schema"])
     assert "properties" in json.loads(capsys.readouterr().out)
+
+
+def test_show_prints_the_unit_for_this_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The unit is for the command that prints it; what the service could not read is said on standard error."""
+    monkeypatch.setattr(sys, "argv", ["/home/ann/bin/echod", "show", "unit"])
+    monkeypatch.setattr(sys, "executable", "/usr/bin/env")
+    code = cli.main(["show", "unit"])
+    out, err = capsys.readouterr()
+
+    assert 0 == code
+    assert "\nExecStart=/home/ann/bin/echod run\n" in out
+    assert (
+        "echod: /home/ann/bin/echod: the service cannot read what lies in a home directory; install echod elsewhere\n"
+        == err
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,31 @@ def test_the_unit_is_clean() -> None:
     said = [line for line in done.stderr.splitlines() if "echod.service" in line and "is not executable" not in line]
 
     assert [] == said
+
+
+def test_both_distributions_hold_the_unit(tmp_path: Path) -> None:
+    """What is built from the checkout, and from the source distribution again, prints the unit that ships."""
+
+    def build(source: Path, target: str) -> Path:
+        subprocess.run(
+            [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", tmp_path / target],
+            cwd=source,
+            check=True,
+            capture_output=True,
+        )
+        (built,) = (tmp_path / target).iterdir()
+        return built
+
+    def held(wheel: Path) -> str:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.read("echod/config/echod.service").decode()
+
+    shipped = (ROOT / "systemd/echod.service").read_text()
+    wheel = build(ROOT, "wheel")
+    assert shipped == held(wheel)
+    wheel.unlink()
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    subprocess.run(["tar", "-xf", build(ROOT, "sdist"), "-C", unpacked], check=True)
+    (source,) = unpacked.iterdir()
+    assert shipped == held(build(source, "wheel"))
