@@ -10,7 +10,7 @@ The core decides, the net acts, the process lives; facts go out as events.
 Rooms, each of which may import only from those before it:
 
     errors events    kinds of failure with their exit codes; the catalogue of facts that echod reports
-    config/          what the operator asked for: models, loading, dumping, plan, unit
+    config/          what the operator asked for: models, loading, dumping, plan; unit and manual ship
     core/            decides, pure: connection, admission, backoff
     net/             acts, sockets only: poller, reactor, sockets, stream, listener
     observe/         what others see: sink, log, journal, scoreboard (beside net/, neither imports the other)

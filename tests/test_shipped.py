@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from echod import events
-from echod.config import dumping
+from echod.config import dumping, manual
 from echod.config.models import Config
 from echod.process.signals import ACTED_ON
 
@@ -24,6 +24,11 @@ def test_the_shipped_file_is_the_printed_one() -> None:
     shipped = (ROOT / "etc/echod.toml").read_text()
 
     assert dumping.defaults_toml() == shipped
+
+
+def test_the_shipped_manual_page_is_the_printed_one() -> None:
+    """man/echod.toml.5 is what the models say; `make man` writes it."""
+    assert manual.page() == (ROOT / "man/echod.toml.5").read_text()
 
 
 def test_every_key_is_in_the_readme_and_the_changelog() -> None:
