@@ -11,11 +11,37 @@ MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, 
 FUZZ ?= 60
 PYTEST := $(BIN)/python -X dev -m pytest -n 2 --dist loadgroup
 
+# Where `make install` puts things, by GNU's conventions: DESTDIR goes before every path, and into no file.
+prefix = /usr/local
+exec_prefix = $(prefix)
+bindir = $(exec_prefix)/bin
+libdir = $(exec_prefix)/lib
+datarootdir = $(prefix)/share
+docdir = $(datarootdir)/doc/echod
+mandir = $(datarootdir)/man
+# Not below the prefix: /etc/echod.toml is the file that echod reads when none is named.
+sysconfdir = /etc
+# systemd looks below these two prefixes, and else only in /etc.
+unitdir = $(if $(filter /usr /usr/local,$(prefix)),$(prefix)/lib,/etc)/systemd/system
+INSTALL = install
+INSTALL_DATA = $(INSTALL) -m 644
+
+home = $(libdir)/echod
+TREE = $(DESTDIR)$(home)
+PIP = bin/python -m pip --quiet --disable-pip-version-check --no-input
+KEPT = $(DESTDIR)$(sysconfdir)/echod.toml
+DROP_INS = $(DESTDIR)$(unitdir)/echod.service.d
+# Units name the command where it is, and the configuration where that is not the default one.
+CONFIG = $(if $(filter-out /etc,$(sysconfdir)), -c $(sysconfdir)/echod.toml)
+NAMED = sed -e 's|=/usr/local/bin/echod |=$(bindir)/echod |' -e 's,^Exec\(Start\|Reload\)=.*,&$(CONFIG),'
+EXAMPLES = etc/echod.logrotate systemd/echod-classic.service systemd/echod.sysusers systemd/echod.tmpfiles \
+	systemd/echod.service.d/tls.conf
+
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage storm format lint types check clean
+.PHONY: help run test coverage storm format lint types check man clean install install-socket uninstall
 
 help: ## show the targets
-	@sed -n 's/^\([a-z]*\):.*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 18
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +73,9 @@ lint: $(STAMP) ## look for mistakes and untidiness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+man: $(STAMP) ## write the manual page of the configuration from its models
+	$(BIN)/python -c 'from echod.config import manual; print(manual.page(), end="")' >man/echod.toml.5
+
 types: $(STAMP) ## check the types, strictly
 	$(BIN)/mypy
 
@@ -55,3 +84,44 @@ check: lint types test coverage ## all gates
 clean: ## remove all that was made
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first on PATH may lie where the service's user cannot read, in /root say. A command line overrides it.
+install: PYTHON = /usr/bin/python3
+
+# The new tree is finished beside the old one and then takes its place: a failure on the way leaves the old one whole,
+# and a daemon that runs has all that it needs in memory. No name of a building place stays in any file.
+install: ## install for the whole system; see README for the variables
+	@set -e; umask 022; $(INSTALL) -d $(DESTDIR)$(libdir); trap 'rm -rf $(TREE).new' EXIT; rm -rf $(TREE).new; \
+	$(PYTHON) -m venv $(TREE).new; \
+	$(TREE).new/$(PIP) install --root-user-action=ignore --no-compile .; \
+	$(TREE).new/$(PIP) uninstall --yes setuptools pip; \
+	find $(TREE).new/bin -mindepth 1 ! -name 'python*' -delete; \
+	sed -i '/^command/d' $(TREE).new/pyvenv.cfg; \
+	find $(TREE).new -name direct_url.json -delete; \
+	$(TREE).new/bin/python -m compileall -q -s $(TREE).new -p $(home) $(TREE).new/lib; \
+	if [ -e $(TREE) ]; then mv $(TREE) $(TREE).old; fi; mv $(TREE).new $(TREE); rm -rf $(TREE).old
+	umask 022; $(INSTALL) -d $(addprefix $(DESTDIR),$(bindir) $(sysconfdir) $(unitdir) $(docdir) \
+		$(mandir)/man5 $(mandir)/man8)
+	printf '%s\n' '#!$(home)/bin/python -I' 'import sys' '' 'from echod.cli import main' '' 'sys.exit(main())' \
+		| $(INSTALL) -m 755 /dev/stdin $(DESTDIR)$(bindir)/echod
+	[ -e $(KEPT) ] || [ -L $(KEPT) ] || $(INSTALL_DATA) etc/echod.toml $(KEPT)
+	@set -e; unit=$$($(TREE)/bin/python -I $(DESTDIR)$(bindir)/echod show unit); \
+	printf '%s\n' "$$unit" | $(if $(DESTDIR),sed 's|$(DESTDIR)||g' |) $(NAMED) \
+		| $(INSTALL_DATA) /dev/stdin $(DESTDIR)$(unitdir)/echod.service
+	$(INSTALL_DATA) man/echod.8 $(DESTDIR)$(mandir)/man8
+	$(INSTALL_DATA) man/echod.toml.5 $(DESTDIR)$(mandir)/man5
+	set -e; for file in $(EXAMPLES); do \
+	$(NAMED) $$file | $(INSTALL_DATA) /dev/stdin $(DESTDIR)$(docdir)/$${file##*/}; done
+	$(if $(DESTDIR),,@echo 'Now: systemctl daemon-reload && systemctl enable --now echod')
+
+install-socket: ## install echod.socket, which listens on port 7 for the service
+	umask 022; $(INSTALL) -d $(DESTDIR)$(unitdir)/echod.service.d
+	$(INSTALL_DATA) systemd/echod.socket $(DESTDIR)$(unitdir)
+	$(INSTALL_DATA) systemd/echod.service.d/socket.conf $(DESTDIR)$(unitdir)/echod.service.d
+	$(if $(DESTDIR),,@echo 'Now: systemctl daemon-reload && systemctl enable --now echod.socket')
+
+uninstall: ## remove all that was installed but the configuration
+	rm -rf $(TREE) $(DESTDIR)$(docdir)
+	rm -f $(addprefix $(DESTDIR),$(bindir)/echod $(mandir)/man8/echod.8 $(mandir)/man5/echod.toml.5 \
+		$(addprefix $(unitdir)/,echod.service echod.socket echod.service.d/socket.conf))
+	[ ! -d $(DROP_INS) ] || rmdir --ignore-fail-on-non-empty $(DROP_INS)
