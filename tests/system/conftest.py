@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.system.daemon import Daemon
+from tests.system.machine import Machine
+from tests.system.service import Service, make
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -51,3 +53,17 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Starter]:
             return daemon
 
         yield begin
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """Boot a machine and install echod in it, as a root would whose files are for nobody else to read."""
+    with Machine() as booted:
+        make(booted, "install", umask="077")
+        yield booted
+
+
+@pytest.fixture
+def service(machine: Machine) -> Service:
+    """Return the installed service: stopped, unchanged, with the configuration that ships."""
+    return Service(machine)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import shutil
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).with_name("machine.sh")
 SYSTEMD = Path("/lib/systemd/systemd")
+FITS = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"
 TOOLS = ("unshare", "nsenter", "setpriv", "systemctl", "journalctl")
+PYTHON = "/usr/bin/python3"  # what `make install` takes
 NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--cgroup")
 PLAIN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 
 
+@functools.cache
 def obstacle() -> str:
     """Say why no machine can be booted here; empty if one can."""
     if not sys.platform.startswith("linux"):
@@ -47,6 +51,8 @@ def obstacle() -> str:
         return f"not installed: {', '.join(missing)}"
     if not _cgroups():
         return "no cgroup2 file system is mounted"
+    if subprocess.run([PYTHON, "-c", FITS], capture_output=True, check=False).returncode:
+        return f"{PYTHON} is not Python 3.11 or newer with venv"
     tried = subprocess.run(["unshare", "--mount", "--pid", "--fork", "--net", "true"], capture_output=True, check=False)
     return "" if tried.returncode == 0 else tried.stderr.decode().strip()
 
@@ -177,11 +183,18 @@ class Machine:
         """Return what systemctl says of a unit, with the end of its log."""
         return self.systemctl("status", "--full", "--lines=20", unit, check=False).stdout
 
-    def journal(self, unit: str) -> list[dict[str, Any]]:
-        """Return the journal of a unit's processes."""
+    def journal(self, unit: str, after: str = "") -> list[dict[str, Any]]:
+        """Return the journal of a unit's processes, if need be only what comes after a cursor."""
         self.run("journalctl", "--sync")
-        said = self.run("journalctl", "--output=json", "--all", f"_SYSTEMD_UNIT={unit}").stdout
-        return [json.loads(line) for line in said.splitlines()]
+        only = [f"--after-cursor={after}"] if after else []
+        # With a match, journalctl 252 skips the first entry after a cursor that does not match itself.
+        said = self.run("journalctl", "--output=json", "--all", *only).stdout
+        return [entry for entry in map(json.loads, said.splitlines()) if entry.get("_SYSTEMD_UNIT") == unit]
+
+    def cursor(self) -> str:
+        """Return the place that the journal has come to."""
+        *_, said = self.run("journalctl", "--lines=0", "--show-cursor").stdout.splitlines()
+        return said.removeprefix("-- cursor: ")
 
 
 def _enter(namespace: int) -> None:

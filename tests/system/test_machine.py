@@ -9,16 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.system import proc
 from tests.system.daemon import ROOT, wait_until
-from tests.system.machine import Machine, obstacle
+from tests.system.machine import Machine
+from tests.system.service import ON_MACHINE
 
-pytestmark = [
-    pytest.mark.skipif(bool(obstacle()), reason=f"cannot boot a machine: {obstacle()}"),
-    pytest.mark.xdist_group("systemd"),
-]
+pytestmark = ON_MACHINE
 
 KILLED = """
 import sys
