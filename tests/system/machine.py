@@ -93,8 +93,9 @@ class Machine:
         try:
             assert self._keeper.stdout
             parent = int(self._keeper.stdout.readline() or 0)
-            self.init = wait_until(lambda: self._booted(parent), 30, f"the boot ({self._console_text()})")
+            self.init = wait_until(lambda: self._booted(parent), 30, "the boot")
         except BaseException:
+            print(f"the console of {self.cgroup.name}: {self._console_text()}")  # noqa: T201
             self.close()
             raise
         return self
