@@ -28,6 +28,9 @@ MOST_FAULTS = 20
 _LONGEST_PATH = 4096  # PATH_MAX
 _LONGEST_REASON = 120
 
+_DIRECTORY = re.compile(rb"""^[ \t]*runtime_directory[ \t]*=[ \t]*["'](/[^"'\\\x00-\x1f]*)["']""", re.MULTILINE)
+"""The key in a file that is no TOML, as somebody would write it."""
+
 _PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 
 _REASONS = {
@@ -47,7 +50,7 @@ _KINDS = {
 
 def load(path: Path) -> Config:
     """Read, parse and check a file; raise ConfigError with a line for each fault."""
-    text = _read(path)
+    text = _text(path, _content(path))
     document = _parse(path, text)
     try:
         return Config.model_validate(document)
@@ -56,11 +59,18 @@ def load(path: Path) -> Config:
 
 
 def runtime_directory(path: Path) -> str | None:
-    """Read `daemon.runtime_directory` alone, whatever else is wrong with the file; None where it does not say."""
+    """Read `daemon.runtime_directory` alone, whatever else is wrong with the file; None where it does not say.
+
+    Raise ConfigError where the file cannot be read: another daemon than the one that was meant would be found.
+    """
+    content = _content(path)
     try:
-        stated = _parse(path, _read(path))["daemon"]["runtime_directory"]
+        stated = _parse(path, _text(path, content))["daemon"]["runtime_directory"]
         return Daemon.model_validate({"runtime_directory": stated}).runtime_directory or None
-    except (ConfigError, KeyError, TypeError, ValidationError):
+    except ConfigError:
+        found = _DIRECTORY.search(content)
+        return os.fsdecode(found[1]) if found else None
+    except (KeyError, TypeError, ValidationError):
         return None
 
 
@@ -73,13 +83,7 @@ def _prefix(path: Path, line: int | None) -> str:
     return f"{name}: " if line is None else f"{name}:{line}: "
 
 
-def _read(path: Path) -> str:
-    try:
-        content = _content(path)
-    except OSError as error:
-        raise _refuse(path, _REASONS.get(error.errno or 0, f"cannot be read: {error.strerror}")) from None
-    except ValueError:  # a NUL or a lone surrogate in the path, which Python keeps from the kernel
-        raise _refuse(path, "cannot be read: no file has such a name") from None
+def _text(path: Path, content: bytes) -> str:
     if content.startswith(codecs.BOM_UTF8):
         raise _refuse(path, "starts with a byte-order mark; remove the byte-order mark", 1)
     try:
@@ -93,6 +97,15 @@ def _read(path: Path) -> str:
 
 
 def _content(path: Path) -> bytes:
+    try:
+        return _read(path)
+    except OSError as error:
+        raise _refuse(path, _REASONS.get(error.errno or 0, f"cannot be read: {error.strerror}")) from None
+    except ValueError:  # a NUL or a lone surrogate in the path, which Python keeps from the kernel
+        raise _refuse(path, "cannot be read: no file has such a name") from None
+
+
+def _read(path: Path) -> bytes:
     # Without O_NONBLOCK, opening a pipe waits for a writer; without O_NOCTTY, a terminal becomes ours.
     fd = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

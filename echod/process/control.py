@@ -4,7 +4,7 @@ Rule: only the runtime directory of the configuration matters here, so that a br
 a daemon runs is asked of the lock, never of a pid.
 
 Fails: NotRunningError; StartError when it may not be signalled, does not answer in time, or is gone; ConfigError when a
-reload was refused because of the configuration.
+file that was named cannot be read, or a reload was refused because of the configuration.
 """
 
 from __future__ import annotations
@@ -56,8 +56,13 @@ def status(path: Path | None) -> dict[str, Any]:
 
 
 def _find(path: Path | None) -> tuple[Path, int]:
-    path = path or settings.default_file()
-    return lock.find(loading.runtime_directory(path) if path else None)
+    if path:
+        return lock.find(loading.runtime_directory(path))
+    default = settings.default_file()
+    directory = None
+    with suppress(ConfigError):  # nobody has named it, so that it cannot be read prevents nothing
+        directory = loading.runtime_directory(default) if default else None
+    return lock.find(directory)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -170,7 +170,8 @@ def odd(tmp_path: Path) -> Iterator[Path]:
 def test_refuses_what_is_no_regular_file(odd: Path, name: str, expected: str) -> None:
     """Each gets its sentence, and none is waited for."""
     assert [expected] == refusal(odd / name)
-    assert runtime_directory(odd / name) is None
+    with pytest.raises(ConfigError):
+        runtime_directory(odd / name)
 
 
 def test_refuses_a_file_without_permission(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +218,10 @@ def test_leaves_no_descriptor_open(file: Path, tmp_path: Path) -> None:
         ("[daemon]\nruntime_directory = 7\n", None),
         ("daemon = 7\n", None),
         ("[log]\n", None),
-        ('[daemon]\nruntime_directory = "/run/x"\n[log', None),
+        ('[daemon]\nruntime_directory = "/run/x"\n[log', "/run/x"),
+        ("<<<<<<< HEAD\n[daemon]\n  runtime_directory='/run/x y' # here\n", "/run/x y"),
+        ('[log\n# runtime_directory = "/run/x"\n', None),
+        ('[log\nruntime_directory = "run"\n', None),
     ],
 )
 def test_runtime_directory_tolerates_every_other_fault(file: Path, content: str, expected: str | None) -> None:

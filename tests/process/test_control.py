@@ -81,6 +81,15 @@ def test_without_a_usable_file_the_default_places_count(tmp_path: Path, monkeypa
     broken.write_text("[[[")
 
     assert [(tmp_path / "run", PID)] * 2 == [control._find(None), control._find(broken)]
+    monkeypatch.setattr(loading, "DEFAULT_PATH", tmp_path)
+    assert (tmp_path / "run", PID) == control._find(None)
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_named_file_that_is_not_there_finds_nobody(tmp_path: Path) -> None:
+    """Whoever names a file means its daemon, and not the one that happens to run in a default place."""
+    with pytest.raises(ConfigError, match="does not exist"):
+        control.stop(tmp_path / "none", wait=False)
 
 
 def test_who_does_not_run_cannot_be_told(config_file: Path) -> None:
