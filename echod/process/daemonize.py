@@ -14,10 +14,12 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import orjson
 
+import echod
 from echod.errors import EchodError, StartError, UsageError
 from echod.process import descriptors, signals
 
@@ -33,9 +35,11 @@ _ALLOWED_PREFIXES = ("LC_", "COVERAGE_")  # the second: whoever measures a test 
 
 
 def check_environment() -> None:
-    """Refuse to detach where a service manager waits for this very process (sd_notify(3))."""
+    """Refuse to detach where a service manager waits for this very process (sd_notify(3)), or echod would be lost."""
     if os.environ.get("NOTIFY_SOCKET"):
         raise UsageError("--daemon makes no sense under a service manager that is notified; leave the option out")
+    if str(Path(echod.__file__).parents[1]) in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        raise UsageError("--daemon starts over without PYTHONPATH, by which echod was found; install it first")
 
 
 def clean_environment() -> None:

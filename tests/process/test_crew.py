@@ -86,6 +86,7 @@ class World:
         self.generation = 0
 
     def _one(self, channel: Channel, row: Row) -> NoReturn:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.alarm(60)  # whatever goes wrong with the test, its workers end
         try:
             self.live(channel, row)
@@ -189,6 +190,16 @@ def test_a_killed_worker_is_replaced_and_its_books_are_closed(world: World) -> N
     world.until(lambda: world.crew.serves(1))
     assert killed not in world.pids()
     assert not world.crew.hopeless
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(world: World) -> None:
+    """Most real-time signals have none; a worker that one has ended is replaced like any other."""
+    world.assign(1)
+    world.until(lambda: world.crew.serves(1))
+    os.kill(world.pids()[0], 37)
+    world.until(lambda: not world.pids())
+
+    assert "SIG37" == vars(world.recorder.events[-1])["signal"]
 
 
 def test_workers_that_keep_dying_wait_longer_and_longer(world: World) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
+import echod
 from echod.errors import ConfigError, StartError, UsageError
 from echod.process import daemonize
 
@@ -25,6 +27,17 @@ def test_a_service_manager_that_is_notified_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setenv("NOTIFY_SOCKET", "@notify")
 
     with pytest.raises(UsageError, match="--daemon makes no sense"):
+        daemonize.check_environment()
+
+
+def test_a_program_that_would_not_be_found_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYTHONPATH is not a daemon's to inherit; whoever needs it to find echod is told so, others need not care."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    daemonize.check_environment()
+    monkeypatch.setenv("PYTHONPATH", f"/elsewhere:{Path(echod.__file__).parents[1]}")
+
+    with pytest.raises(UsageError, match="--daemon starts over without PYTHONPATH"):
         daemonize.check_environment()
 
 

@@ -44,6 +44,7 @@ def test_root_becomes_nobody_unless_told_otherwise() -> None:
         ("no-such", "", 'daemon.user: there is no user "no-such"'),
         ("root", "", 'daemon.user: workers never run as root, and "root" is root'),
         ("daemon", "no-such", 'daemon.group: there is no group "no-such"'),
+        ("daemon", "root", 'daemon.user: workers never have root\'s group, and "daemon" would'),
     ],
 )
 def test_who_cannot_be_become_is_refused(user: str, group: str, reason: str) -> None:

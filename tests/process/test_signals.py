@@ -136,3 +136,16 @@ def test_signals_held_around_a_fork_come_afterwards(reactor: Reactor, acts: Acts
     signals.let_go()
     reactor.turn()
     assert [signal.SIGTERM] == acts
+
+
+def test_what_was_ignored_is_told() -> None:
+    """Whoever starts echod by nohup(1) has HUP ignored, and means it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    assert signal.SIGHUP in signals.reset()
+    assert signal.SIGHUP not in signals.reset()
+
+
+def test_every_signal_has_a_name() -> None:
+    """Those that the system does not name are told by number."""
+    assert ("SIGTERM", "SIG37", "SIG63") == tuple(map(signals.name, (signal.SIGTERM, 37, 63)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,21 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes | No
 
     with pytest.raises(StartError, match=f"{tmp_path}/{state.STATE_FILE}: "):
         state.read(tmp_path)
+
+
+def test_what_cannot_be_written_whole_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves the last document as it was, and no draft."""
+    state.write(tmp_path, {"pid": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fchmod", full)
+    with pytest.raises(OSError, match="No space left"):
+        state.write(tmp_path, {"pid": 2})
+
+    assert {"pid": 1} == state.read(tmp_path)
+    assert [state.STATE_FILE] == [path.name for path in tmp_path.iterdir()]
 
 
 def test_remove_is_content_when_there_is_none(tmp_path: Path) -> None:
