@@ -126,7 +126,7 @@ class Reactor:
         self._arm(handler)
 
     def adopt(self, handler: Handler) -> None:
-        """Watch over `handler` from the end of this turn on; when the kernel cannot, that is told to its `on_crash`."""
+        """Watch over `handler` from the end of a turn on; when the kernel cannot, that is told to its `on_crash`."""
         self._handlers[handler.fd] = handler
         self._arm(handler)
         self.touch(handler)
@@ -191,6 +191,8 @@ class Reactor:
         return [], [], []
 
     def _patience(self, longest: float) -> float | None:
+        if self._touched:
+            return 0.0  # between two turns somebody has changed: this one is to see to it
         due = self._deadlines[0][0] - self.now if self._deadlines else inf
         timeout = min(due, longest)
         return None if timeout == inf else max(timeout, 0.0)

@@ -179,6 +179,15 @@ def test_who_cannot_be_watched_pays(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert [] == bench.crashes
 
 
+def test_what_changes_between_turns_is_not_kept_waiting(bench: Bench) -> None:
+    """The turn after waits for nothing, since who was adopted meanwhile is watched at its end only."""
+    bench.reactor.adopt(bench.make("one"))
+    bench.reactor.turn(5.0)
+    bench.reactor.turn(5.0)
+
+    assert [0.0, 5.0] == bench.poller.waits
+
+
 def test_adopted_is_watched_from_the_end_of_the_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is adopted is watched as anybody else, and told by `on_crash` when that cannot be."""
     one, other = bench.make("one"), bench.make("other")
