@@ -90,7 +90,24 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
     "poller": ('[daemon]\npoller = "kqueue"\n', 'must be "auto", "epoll", "poll" or "select", got "kqueue"'),
     "case of a word": ('[log]\nlevel = "INFO"\n', 'must be "debug", "info", "warning" or "error", got "INFO"'),
     "none": ('[log]\nformat = "none"\n', 'must be "auto", "json" or "console", got "none"'),
-    "kind": ('[[listener]]\nkind = "udp"\n', ':2: listener[0].kind: must be "tcp", got "udp"'),
+    "kind": ('[[listener]]\nkind = "udp"\n', ':2: listener[0].kind: must be "tcp" or "unix", got "udp"'),
+    "relative path": (
+        '[[listener]]\nkind = "unix"\naddress = "run/x"\n',
+        ":3: listener[0].address: must be an absolute path",
+    ),
+    "long path": (f'[[listener]]\nkind = "unix"\naddress = "/{"x" * 107}"\n', "must be at most 107 bytes long, got "),
+    "path without a name": ('[[listener]]\nkind = "unix"\naddress = "@"\n', "must name a socket"),
+    "unix socket without a path": ('[[listener]]\nkind = "unix"\n', "listener[0].address: must be an absolute path"),
+    "path of a TCP listener": ('[[listener]]\naddress = "/run/x"\n', "has no port"),
+    "mode of a TCP listener": ('[[listener]]\nmode = "0600"\n', ':2: listener[0].mode: is for kind = "unix" only'),
+    "mode": (
+        '[[listener]]\nkind = "unix"\naddress = "@x"\nmode = "660"\n',
+        'must be a file mode such as "0660", got "660"',
+    ),
+    "owner": (
+        '[[listener]]\nkind = "unix"\naddress = "@x"\nowner = "a b"\n',
+        'must be "USER", "USER:GROUP" or ":GROUP"',
+    ),
     "event": (
         '[log]\nsuppress = ["conection.opened"]\n',
         ':2: log.suppress[0]: unknown event "conection.opened", did you mean "connection.opened"?',

@@ -1,4 +1,4 @@
-"""Reads the addresses of listeners: HOST:PORT, an IPv6 address in brackets.
+"""Reads the addresses of listeners: HOST:PORT, an IPv6 address in brackets; or the path of a Unix socket.
 
 Rule: what `getaddrinfo` would guess at (`127.1`, `010.0.0.1`, `0x7f.1`) or choke on (NUL, empty labels) is refused
 here, with a sentence, and each address has one spelling, so that equal addresses are equal texts.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 LONGEST_HOST = 253  # RFC 1035 §2.3.4 in presentation form
 HIGHEST_PORT = 65535
+LONGEST_PATH = 107  # bytes; sun_path of unix(7) holds 108, and the last must be NUL
 
 _NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")  # inet_aton(3) would take it for an address
@@ -50,6 +51,19 @@ def parse_address(text: str) -> Address:
     if ":" in host:
         raise ValueError('must be HOST:PORT; put the IPv6 address in brackets, as in "[::1]:7"')
     return _named(host, _port(port))
+
+
+def parse_path(text: str) -> str:
+    """Read the path of a Unix socket, or "@" and an abstract name, or raise ValueError with a sentence."""
+    if not text.isprintable():
+        raise ValueError("must not hold control characters")
+    if not text.startswith(("/", "@")):
+        raise ValueError('must be an absolute path, or "@" and an abstract name')
+    if len(text.encode()) > LONGEST_PATH:
+        raise ValueError(f"must be at most {LONGEST_PATH} bytes long")
+    if text.endswith(("/", "@")):
+        raise ValueError("must name a socket")
+    return text
 
 
 def _named(host: str, port: int) -> Address:

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from echod import events
-from echod.config.address import parse_address
+from echod.config.address import Address, parse_address, parse_path
 from echod.config.quantities import KIB, MIB, Duration, Size, within
 from echod.config.wording import LONGEST, quoted
 
@@ -85,8 +85,16 @@ def _listener_name(name: str) -> str:
     return name
 
 
-def _canonical(address: str) -> str:
-    return str(parse_address(address))
+def _mode(text: str) -> str:
+    if not re.fullmatch(r"0[0-7]{3}", text):
+        raise ValueError('must be a file mode such as "0660"')
+    return text
+
+
+def _owner(text: str) -> str:
+    if not re.fullmatch(r"([a-z_][a-z0-9_.-]{0,31})?(:[a-z_][a-z0-9_.-]{0,31})?", text):
+        raise ValueError('must be "USER", "USER:GROUP" or ":GROUP"')
+    return text
 
 
 Text = Annotated[str, AfterValidator(_plain)]
@@ -196,38 +204,66 @@ class Listener(Table):
     name: Annotated[str, AfterValidator(_listener_name)] = Field(
         default="echo", description="What the log calls this listener; no two share one."
     )
-    kind: Literal["tcp"] = Field(default="tcp", description='The transport: "tcp".')
-    address: Annotated[str, AfterValidator(_canonical)] = Field(
+    kind: Literal["tcp", "unix"] = Field(default="tcp", description='The transport: "tcp", or "unix" for a stream.')
+    address: str = Field(
         default="localhost:10000",
-        description="HOST:PORT; a name stands for all of its addresses, port 0 for any free port.",
+        validate_default=True,
+        description="HOST:PORT, a name for all of its addresses, port 0 for any free one; of a Unix socket its path.",
+    )
+    mode: Annotated[str, AfterValidator(_mode)] = Field(
+        default="0660", description="Who may connect to a Unix socket, as chmod writes it."
+    )
+    owner: Annotated[str, AfterValidator(_owner)] = Field(
+        default="", description='Whose a Unix socket is, "USER:GROUP"; "" for whoever runs echod.'
     )
 
-    @property
-    def host(self) -> str:
-        """The name or the IP address, without brackets."""
-        return parse_address(self.address).host
+    @field_validator("address")
+    @classmethod
+    def _canonical(cls, address: str, info: Any) -> str:
+        match info.data.get("kind"):
+            case "tcp":
+                return str(parse_address(address))
+            case "unix":
+                return parse_path(address)
+        return address  # the kind is refused already
+
+    @field_validator("mode", "owner")
+    @classmethod
+    def _is_of_unix(cls, value: str, info: Any) -> str:
+        # What is printed of a TCP listener has these keys too, at their defaults.
+        if info.data.get("kind") == "tcp" and value != cls.model_fields[info.field_name].default:
+            raise _rule('is for kind = "unix" only')
+        return value
 
     @property
-    def port(self) -> int:
-        """The port; 0 asks the kernel for one."""
-        return parse_address(self.address).port
+    def parsed(self) -> Address | None:
+        """Host and port; None for a Unix socket."""
+        return parse_address(self.address) if self.kind == "tcp" else None
 
     @property
     def literal(self) -> bool:
-        """Whether the host is an IP address rather than a name."""
-        return parse_address(self.address).literal
+        """Whether the address stands for one socket: it is no name."""
+        return not self.parsed or self.parsed.literal
+
+    @property
+    def ephemeral(self) -> bool:
+        """Whether the kernel picks the port."""
+        return bool(self.parsed and not self.parsed.port)
 
 
 def _clashes(first: Listener, second: Listener) -> Iterator[tuple[str, str]]:
     """Say (key, sentence) for whatever the second of two listeners cannot share with the first."""
     if first.name == second.name:
         yield "name", f'"{second.name}" is the name of another listener already'
-    if first.port != second.port or second.port == 0:  # the kernel gives each port 0 a port of its own
+    if second.ephemeral:  # the kernel gives each port 0 a port of its own
         return
-    one, two = parse_address(first.address).ip, parse_address(second.address).ip
     if first.address == second.address:
         yield "address", f'{second.address} is the address of listener "{first.name}" already'
-    elif one and two and one.version == two.version and (one.is_unspecified or two.is_unspecified):
+        return
+    if not first.parsed or not second.parsed or first.parsed.port != second.parsed.port:
+        return
+    one, two = first.parsed.ip, second.parsed.ip
+    if one and two and one.version == two.version and (one.is_unspecified or two.is_unspecified):
         yield "address", f'{second.address} overlaps with {first.address} of listener "{first.name}"'
 
 

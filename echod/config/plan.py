@@ -34,7 +34,7 @@ def identity(listener: Listener, inherited: Collection[str]) -> Identity:
     """
     if listener.name in inherited:
         return (listener.kind, "", listener.name)
-    return (listener.kind, listener.address, "" if listener.port else listener.name)
+    return (listener.kind, listener.address, listener.name if listener.ephemeral else "")
 
 
 def plan(old: Config, new: Config, inherited: Collection[str]) -> Plan:

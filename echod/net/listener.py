@@ -7,8 +7,9 @@ instead, the client would wait although others idle.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
@@ -43,16 +44,15 @@ class Listener(Handler):
 
     def __init__(self, name: str, sock: socket.socket, reactor: Reactor, setting: Setting) -> None:
         super().__init__(sock.fileno())
-        address, port = sock.getsockname()[:2]
         self.socket = sock
-        self.origin = Origin(name, address, port, sockets.network(sock.family))
+        self.origin = Origin.of(name, sock)
         self._reactor = reactor
         self._setting = setting
         self._paused_at: float | None = None
 
     def rename(self, name: str) -> None:
         """Carry another name from now on; open connections keep the one they came in under."""
-        self.origin = Origin(name, self.origin.address, self.origin.port, self.origin.network)
+        self.origin = replace(self.origin, listener=name)
 
     def on_readable(self, now: float) -> None:
         """Accept some of those who wait, then see whether siblings should take the next ones."""
@@ -139,24 +139,14 @@ class Listener(Handler):
         # Whatever accept says, the socket stays: asking ten times a second is no spin, and most errors pass.
         if self._paused_at is None:
             self._paused_at = now
-            self._setting.emit(ListenerPaused(**self._facts(), error=sockets.error_name(error)))
+            self._setting.emit(ListenerPaused(**self.origin.facts(), error=sockets.error_name(error)))
         self._rest(now + PAUSE)
 
     def _recover(self, now: float) -> None:
         if self._paused_at is not None:
-            self._setting.emit(ListenerResumed(**self._facts(), duration=round(now - self._paused_at, 3)))
+            self._setting.emit(ListenerResumed(**self.origin.facts(), duration=round(now - self._paused_at, 3)))
             self._paused_at = None
 
     def _rest(self, until: float) -> None:
         self.interest = 0
         self.deadline = until
-
-    def _facts(self) -> dict[str, Any]:
-        origin = self.origin
-        return {
-            "listener": origin.listener,
-            "address": origin.address,
-            "port": origin.port,
-            "transport": origin.transport,
-            "network": origin.network,
-        }

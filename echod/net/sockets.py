@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from echod.errors import ConfigError, StartError
+from echod.net import unix
 
 if TYPE_CHECKING:
+    from echod.config import address
     from echod.config.models import Listener
 
 BACKLOG = 4096
@@ -37,8 +39,8 @@ _FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 _PORT_TRIES = 16
 _SIOCOUTQ = termios.TIOCOUTQ  # the same number, tcp(7)
 
-Address = tuple[Any, ...]
-"""What the socket module calls an address: (host, port) or (host, port, flow info, scope)."""
+Address = tuple[Any, ...] | str | bytes
+"""What the socket module calls an address: (host, port), (host, port, flow info, scope), or what Unix sockets have."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,14 @@ def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
 
     A literal address must bind; a name must bind at least one. Port 0 picks one free port for all addresses.
     """
-    candidates = _resolve(listener)
     for attempt in range(_PORT_TRIES):
         try:
-            return _bind_all(listener, candidates)
+            if listener.parsed:
+                return _bind_all(listener.parsed, _resolve(listener.name, listener.parsed))
+            return [_listening(unix.bind(listener))], []
         except OSError as error:
             # The port that the kernel chose for the first address may be taken on the second.
-            if error.errno == errno.EADDRINUSE and not listener.port and attempt + 1 < _PORT_TRIES:
+            if error.errno == errno.EADDRINUSE and listener.ephemeral and attempt + 1 < _PORT_TRIES:
                 continue
             reason = f'listener "{listener.name}": {listener.address}: {_why(error, listener)}'
             raise StartError(reason, errno=error.errno) from None
@@ -71,8 +74,11 @@ def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
 def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.socket]:
     """Return `inherited`, made like the sockets of `bind`; raise ConfigError where one is not what `listener` wants."""
     for sock in inherited:
-        if sock.type != socket.SOCK_STREAM or sock.family not in _FAMILIES:
-            raise ConfigError(f'listener "{listener.name}": a {_kind(sock)} was passed for it, not a TCP socket')
+        if sock.type != socket.SOCK_STREAM or transport(sock.family) != listener.kind:
+            kind = f"{socket.AddressFamily(sock.family).name} {socket.SocketKind(sock.type).name}"  # as in socket(2)
+            raise ConfigError(
+                f'listener "{listener.name}": a {kind} socket was passed for it, and it is {listener.kind}'
+            )
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ConfigError(f'listener "{listener.name}": a socket was passed for it that does not listen')
         _prepare(sock)
@@ -80,14 +86,28 @@ def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.soc
 
 
 def text(address: Address) -> str:
-    """Return `address` as host:port, with an IPv6 host in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    """Return `address` as host:port, with an IPv6 host in brackets, or the path of a Unix socket."""
+    host, port = place(address)
+    if port is None:
+        return host or ""
+    return f"[{host}]:{port}" if host and ":" in host else f"{host}:{port}"
 
 
-def network(family: int) -> str:
-    """Return OpenTelemetry's `network.type` for an address family."""
-    return _FAMILIES[socket.AddressFamily(family)]
+def place(address: Address) -> tuple[str | None, int | None]:
+    """Return host and port, or the path of a Unix socket, if it has one, and None."""
+    if isinstance(address, tuple):
+        return address[0], address[1]
+    return unix.text(address) or None, None
+
+
+def network(family: int) -> str | None:
+    """Return OpenTelemetry's `network.type` for an address family, None for Unix sockets, which have none."""
+    return _FAMILIES.get(socket.AddressFamily(family))
+
+
+def transport(family: int) -> str:
+    """Return OpenTelemetry's `network.transport` for a stream of an address family."""
+    return "tcp" if family in _FAMILIES else "unix"
 
 
 def error_name(error: OSError) -> str:
@@ -118,28 +138,30 @@ def _queued(sock: socket.socket, request: int) -> int:
     return int(count)
 
 
-def _resolve(listener: Listener) -> list[tuple[int, Address]]:
-    flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if listener.literal else 0)
+def _resolve(name: str, wanted: address.Address) -> list[tuple[int, tuple[Any, ...]]]:
+    flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if wanted.literal else 0)
     try:
-        found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=flags)
+        found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=flags)
     except OSError as error:  # gaierror is one
-        raise StartError(f'listener "{listener.name}": {listener.address}: {error.strerror}') from None
-    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        raise StartError(f'listener "{name}": {wanted}: {error.strerror}') from None
+    return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
-def _bind_all(listener: Listener, candidates: list[tuple[int, Address]]) -> tuple[list[socket.socket], list[Skipped]]:
+def _bind_all(
+    wanted: address.Address, candidates: list[tuple[int, tuple[Any, ...]]]
+) -> tuple[list[socket.socket], list[Skipped]]:
     skipped: list[Skipped] = []
-    port = listener.port
+    port = wanted.port
     with ExitStack() as undo:
         bound: list[socket.socket] = []
         for family, (host, _, *rest) in candidates:
-            address = (host, port, *rest)
+            sockaddr = (host, port, *rest)
             try:
-                sock = undo.enter_context(_listen(family, address))
+                sock = undo.enter_context(_listen(family, sockaddr))
             except OSError as error:
-                if listener.literal or error.errno not in _NOT_HERE:
+                if wanted.literal or error.errno not in _NOT_HERE:
                     raise
-                skipped.append(Skipped(address, family, error_name(error)))
+                skipped.append(Skipped(sockaddr, family, error_name(error)))
                 continue
             port = sock.getsockname()[1]
             bound.append(sock)
@@ -150,7 +172,7 @@ def _bind_all(listener: Listener, candidates: list[tuple[int, Address]]) -> tupl
     return bound, skipped
 
 
-def _listen(family: int, address: Address) -> socket.socket:
+def _listen(family: int, sockaddr: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Connections of the last run in TIME_WAIT must not prevent a start; a listening socket still does.
@@ -158,8 +180,16 @@ def _listen(family: int, address: Address) -> socket.socket:
         if family == socket.AF_INET6:
             # 0.0.0.0 and [::] are two listeners, whatever net.ipv6.bindv6only says.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(sockaddr)
+    except OSError:
+        sock.close()
+        raise
+    return _listening(sock)
+
+
+def _listening(sock: socket.socket) -> socket.socket:
+    try:
         _prepare(sock)
-        sock.bind(address)
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
@@ -169,22 +199,20 @@ def _listen(family: int, address: Address) -> socket.socket:
 
 def _prepare(sock: socket.socket) -> None:
     # Accepted sockets inherit these two. Urgent data is data: out of line, one byte of it would be lost.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sock.family in _FAMILIES:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     sock.setblocking(False)
-
-
-def _kind(sock: socket.socket) -> str:
-    """Name the type of a socket in the words of socket(2)."""
-    return f"{socket.AddressFamily(sock.family).name} {socket.SocketKind(sock.type).name} socket"
 
 
 def _why(error: OSError, listener: Listener) -> str:
     reason = error.strerror or str(error)
     match error.errno:
         case errno.EADDRINUSE:
-            return f"{reason} (see who has it: ss -ltnp 'sport = :{listener.port}')"
-        case errno.EACCES:
+            port = listener.parsed.port if listener.parsed else None
+            find = f"ss -ltnp 'sport = :{port}'" if port is not None else "ss -lxp"
+            return f"{reason} (see who has it: {find})"
+        case errno.EACCES if listener.parsed:
             return f"{reason} (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
         case errno.EADDRNOTAVAIL:
             return f"{reason} (no interface of this machine has it)"

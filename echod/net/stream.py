@@ -85,10 +85,20 @@ class Origin:
     """Which listening socket a connection came through, in the words of the log."""
 
     listener: str
-    address: str
-    port: int
-    network: str
-    transport: str = "tcp"
+    address: str | None
+    port: int | None
+    network: str | None
+    transport: str
+
+    @classmethod
+    def of(cls, name: str, sock: socket.socket) -> Origin:
+        """Describe the listening socket of the listener `name`."""
+        address, port = sockets.place(sock.getsockname())
+        return cls(name, address, port, sockets.network(sock.family), sockets.transport(sock.family))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what every record of a listening socket says about it."""
+        return vars(self).copy()
 
 
 class Stream(Handler):
@@ -235,12 +245,12 @@ class Stream(Handler):
 
 def facts(number: int, peer: Address, origin: Origin) -> dict[str, Any]:
     """Return what every record of a connection says about who talks to whom."""
-    host, port = peer[:2]
-    mapped = host.startswith(sockets.MAPPED)  # an inherited IPv6 socket may take IPv4 too
+    host, port = sockets.place(peer)
+    mapped = bool(host and host.startswith(sockets.MAPPED))  # an inherited IPv6 socket may take IPv4 too
     return {
         "id": number,
         "listener": origin.listener,
-        "client_address": host.removeprefix(sockets.MAPPED),
+        "client_address": host.removeprefix(sockets.MAPPED) if host and mapped else host,
         "client_port": port,
         "server_address": origin.address,
         "server_port": origin.port,

@@ -17,6 +17,7 @@ from echod.config import plan
 from echod.errors import StartError
 from echod.events import ListenerClosed, ListenerOpened, ListenerSkipped
 from echod.net import sockets
+from echod.net.stream import Origin
 from echod.process.channel import MOST_DESCRIPTORS
 
 if TYPE_CHECKING:
@@ -102,26 +103,17 @@ class Doors:
         for listener in listeners:
             configured = listener.address if listener.name in self._inherited else None
             for _, sock in self.of([listener]):
-                emit(ListenerOpened(**_facts(listener, sock.getsockname(), sock.family), configured=configured))
+                emit(ListenerOpened(**Origin.of(listener.name, sock).facts(), configured=configured))
             for skipped in self._skipped.get(self._identity(listener), []):
-                facts = _facts(listener, skipped.address, skipped.family)
-                emit(ListenerSkipped(**facts, error=skipped.error))
+                address, port = sockets.place(skipped.address)
+                where = Origin(listener.name, address, port, sockets.network(skipped.family), listener.kind)
+                emit(ListenerSkipped(**where.facts(), error=skipped.error))
 
     def say_closed(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
         """Emit that the sockets of `listeners` are about to be closed."""
         for listener in listeners:
             for _, sock in self.of([listener]):
-                emit(ListenerClosed(**_facts(listener, sock.getsockname(), sock.family)))
+                emit(ListenerClosed(**Origin.of(listener.name, sock).facts()))
 
     def _identity(self, listener: Listener) -> Identity:
         return plan.identity(listener, self._inherited)
-
-
-def _facts(listener: Listener, address: sockets.Address, family: int) -> dict[str, Any]:
-    return {
-        "listener": listener.name,
-        "address": address[0],
-        "port": address[1],
-        "transport": listener.kind,
-        "network": sockets.network(family),
-    }

@@ -92,10 +92,9 @@ def test_writes_a_table_for_each_listener() -> None:
     """Listeners are written as an operator writes them, not inline."""
     config = Config.model_validate({"listener": [{"name": "a", "address": "[::]:7"}, {"name": "b"}]})
 
-    assert to_toml(config).endswith(
-        '\n\n[[listener]]\nname = "a"\nkind = "tcp"\naddress = "[::]:7"\n'
-        '\n[[listener]]\nname = "b"\nkind = "tcp"\naddress = "localhost:10000"\n'
-    )
+    _, first, second = to_toml(config).split("[[listener]]\n")
+    assert first.startswith('name = "a"\nkind = "tcp"\naddress = "[::]:7"\n')
+    assert second.startswith('name = "b"\nkind = "tcp"\naddress = "localhost:10000"\n')
 
 
 def test_the_reference_file_is_shipped() -> None:

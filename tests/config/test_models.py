@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
+from echod.config.address import Address
 from echod.config.models import MOST_WORKERS, RESTART, Config, Daemon, Limits, Listener, Log
 from echod.events import Level
 
@@ -32,12 +33,12 @@ def test_the_defaults_are_those_of_the_design() -> None:
     config = Config()
 
     assert (Listener(),) == config.listener
-    assert ("echo", "tcp", "localhost", 10000, False) == (
+    assert ("echo", "tcp", Address("localhost", 10000, literal=False), "0660", "") == (
         config.listener[0].name,
         config.listener[0].kind,
-        config.listener[0].host,
-        config.listener[0].port,
-        config.listener[0].literal,
+        config.listener[0].parsed,
+        config.listener[0].mode,
+        config.listener[0].owner,
     )
     assert (1, "auto", "", "", "", 0.0, 25.0) == tuple(dict(config.daemon).values())
     assert (Level.INFO, "auto", "", ()) == tuple(dict(config.log).values())
@@ -50,14 +51,28 @@ def test_takes_every_key() -> None:
         "daemon": {"workers": "auto", "poller": "poll", "runtime_directory": "/run/x", "user": "u", "group": "g"},
         "log": {"level": "debug", "format": "json", "file": "/var/log/é", "suppress": ["connection.opened"]},
         "limits": {"max_connections": 5, "idle_timeout": "0s", "max_lifetime": "1h", "buffer": "4KiB"},
-        "listener": [{"name": "v6", "kind": "tcp", "address": "[fe80::1%eth0]:7"}],
+        "listener": [
+            {"name": "v6", "kind": "tcp", "address": "[fe80::1%eth0]:7"},
+            {"name": "path", "kind": "unix", "address": "/run/é", "mode": "0600", "owner": "u:g"},
+            {"name": "abstract", "kind": "unix", "address": "@echo"},
+        ],
     }
     config = Config.model_validate(data)
 
     assert ("auto", "poll", "/run/x", "u", "g", 0.0, 25.0) == tuple(dict(config.daemon).values())
     assert (Level.DEBUG, "json", "/var/log/é", ("connection.opened",)) == tuple(dict(config.log).values())
     assert (5, 0.0, 60.0, 3600.0, 4096) == tuple(dict(config.limits).values())
-    assert ("fe80::1%eth0", 7, True) == (config.listener[0].host, config.listener[0].port, config.listener[0].literal)
+    v6, path, abstract = config.listener
+    assert (Address("fe80::1%eth0", 7, literal=True), True, False) == (v6.parsed, v6.literal, v6.ephemeral)
+    assert ("/run/é", "0600", "u:g", None, True, False) == (
+        path.address,
+        path.mode,
+        path.owner,
+        path.parsed,
+        path.literal,
+        path.ephemeral,
+    )
+    assert ("@echo", "0660", "") == (abstract.address, abstract.mode, abstract.owner)
 
 
 def test_a_config_cannot_be_changed() -> None:
@@ -123,6 +138,17 @@ def test_two_listeners_of_the_same_name_on_port_0_clash_by_name_only() -> None:
     address = {"address": "localhost:0"}
 
     assert [(("listener", 1, "name"), "rule")] == faults({"listener": [address, address]})
+
+
+def test_unix_listeners_clash_by_address_only() -> None:
+    """Two of them cannot have one path; a port means nothing to them."""
+    unix = {"kind": "unix", "address": "/run/x"}
+    tcp = {"name": "c", "address": "0.0.0.0:7"}
+
+    config = Config.model_validate({"listener": [unix, tcp, {"name": "d", "kind": "unix", "address": "@x"}]})
+
+    assert 3 == len(config.listener)
+    assert [(("listener", 1, "address"), "rule")] == faults({"listener": [unix, {**unix, "name": "b"}]})
 
 
 def fields() -> list[tuple[str, FieldInfo]]:

@@ -148,7 +148,7 @@ class Rig:
         address, port = door.getsockname()[:2]
         number = self.gate.admit()
         assert number is not None
-        stream = Stream(sock, peer, Origin("echo", address, port, "ipv4"), self.setting, number, self.clock.now)
+        stream = Stream(sock, peer, Origin("echo", address, port, "ipv4", "tcp"), self.setting, number, self.clock.now)
         self.reactor.add(stream)
         return client, stream
 

@@ -140,7 +140,7 @@ class Client:
         hold_open: bool = False,
     ) -> None:
         self.socket = opened
-        self.port: int = opened.getsockname()[1]
+        self.port: int = 0 if opened.family == socket.AF_UNIX else opened.getsockname()[1]
         self.size = size
         self.sent = 0
         self.received = 0

@@ -1,0 +1,148 @@
+"""Unix sockets as users meet them: the same echo, and a path that is there exactly as long as the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system import proc
+from tests.system.clients import KIB, Client, Load, Payload, ping, read_to_end
+from tests.system.daemon import StartFailedError, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.system.daemon import Config, Starter
+
+SEED = 1986
+
+
+def door(path: Path | str, **keys: str) -> Config:
+    """Describe a listener at a path."""
+    return {"name": "door", "kind": "unix", "address": str(path)} | keys
+
+
+def connected(path: Path | str) -> socket.socket:
+    """Connect to a path or an abstract name."""
+    made = socket.socket(socket.AF_UNIX)
+    made.settimeout(5)
+    made.connect(f"\0{path[1:]}" if isinstance(path, str) else str(path))
+    return made
+
+
+@pytest.mark.parametrize("poller", ["epoll", "poll", "select"])
+def test_the_same_echo(start: Starter, tmp_path: Path, poller: str) -> None:
+    """200 clients get back all that they sent, and FIN; the record says by which door they came, and no port."""
+    path = tmp_path / "s"
+    daemon = start(workers=2, listeners=[door(path)], daemon={"poller": poller})
+    payload = Payload(SEED)
+    print(f"seed {SEED}")  # noqa: T201
+    clients = [Client(connected(path), payload, SEED + number, 256 * KIB) for number in range(200)]
+    with Load(clients) as load:
+        load.run(30)
+        assert load.report()["complete"] == 200, load.report()
+    closed = daemon.wait_for("connection.closed", count=200)
+
+    assert {"server.address": str(path), "network.transport": "unix", "echod.close.reason": "peer_closed"} == {
+        name: value for name, value in closed.items() if name.startswith(("server", "client", "network", "echod.close"))
+    }
+    assert [str(path)] == daemon.state()["listeners"][0]["bound"]
+
+
+def test_the_path_lives_as_long_as_the_daemon(start: Starter, tmp_path: Path) -> None:
+    """It has its mode, outlives a reload, is gone after a stop, and is taken over after a kill."""
+    path = tmp_path / "s"
+    daemon = start(listeners=[door(path, mode="0604")])
+    before = path.stat()
+    with connected(path) as client:
+        ping(client)
+        daemon.reload(limits={"idle_timeout": "9m"})
+        ping(client)
+
+    assert 0o604 == stat.S_IMODE(before.st_mode)
+    assert before.st_ino == path.stat().st_ino
+    os.kill(daemon.pid, SIGKILL)
+    daemon.wait_exit()
+    wait_until(lambda: not any(map(proc.alive, daemon.known)), what="the end of the workers")
+    assert path.is_socket()
+    daemon.again()
+    with connected(path) as client:
+        ping(client)
+    daemon.stop()
+    assert not path.exists()
+
+
+def test_a_door_comes_and_goes_with_a_reload(start: Starter, tmp_path: Path) -> None:
+    """Added and removed, it is there and is gone; a reload that cannot have it changes nothing."""
+    path = tmp_path / "s"
+    daemon = start(expect=["reload.refused"])
+    tcp = daemon.config["listener"]
+    daemon.reload(listener=[*tcp, door(path)])
+    with connected(path) as client:
+        ping(client)
+        daemon.reload(listener=tcp)
+        assert not path.exists()
+        ping(client)
+    path.write_text("precious")
+    report = daemon.reload(ok=False, listener=[*tcp, door(path)])
+
+    assert [f'listener "door": {path}: there is something that is no socket; remove it'] == report["error"]
+    assert "precious" == path.read_text()
+
+
+def test_a_living_socket_is_not_taken(start: Starter, tmp_path: Path) -> None:
+    """A second daemon at the same path is refused, and the first goes on."""
+    path = tmp_path / "s"
+    start(listeners=[door(path)])
+    with pytest.raises(StartFailedError, match="Address already in use"):
+        start(listeners=[door(path)])
+    with connected(path) as client:
+        ping(client)
+
+
+def test_an_abstract_name(start: Starter) -> None:
+    """It needs no path, and leaves none."""
+    name = f"@echod-test-{os.getpid()}"
+    daemon = start(listeners=[door(name)])
+    with connected(name) as client:
+        ping(client)
+        assert name == daemon.wait_for("connection.opened")["server.address"]
+
+
+def test_descriptors_of_a_peer_are_not_kept(start: Starter, tmp_path: Path) -> None:
+    """What a peer sends along (SCM_RIGHTS) is closed by the kernel, ten thousand times; the bytes come back."""
+    path = tmp_path / "s"
+    daemon = start(listeners=[door(path)])
+    with connected(path) as client:
+        ping(client)
+        before = daemon.descriptors()
+        for _ in range(2500):
+            socket.send_fds(client, [b"x"], [0, 1, 2, client.fileno()])
+            assert client.recv(1) == b"x"
+
+        assert before == daemon.descriptors()
+
+
+def test_a_stop_sends_what_is_held(start: Starter, tmp_path: Path) -> None:
+    """A client that reads slowly while the daemon stops gets all that was read from it, and FIN."""
+    path = tmp_path / "s"
+    daemon = start(listeners=[door(path)])
+    with connected(path) as client:
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(16):
+                client.send(bytes(64 * KIB))
+        daemon.wait_for("connection.opened")
+        daemon.signal(SIGTERM)
+        answer, end = read_to_end(client)
+    daemon.wait_exit()
+    closed = daemon.records("connection.closed")[0]
+
+    assert ("fin", len(answer)) == (end, closed["echod.io.transmit"])
+    assert closed["echod.io.transmit"] == closed["echod.io.receive"]
