@@ -44,6 +44,8 @@ class RefuseReason(StrEnum):
     """Why a connection was closed as soon as it was accepted."""
 
     OVER_LIMIT = "over_limit"
+    OVER_RATE = "over_rate"
+    DENIED = "denied"
 
 
 def key(name: str) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 
 import tomli_w
 
-from echod.config.models import RESTART, Config, Listener, Table
+from echod.config.fields import RESTART, Table
+from echod.config.listeners import Listener
+from echod.config.models import Config
 
 _HEAD = """\
 # The configuration of echod, with every key at its default. To change one, remove the "#" before it.

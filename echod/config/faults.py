@@ -7,13 +7,20 @@ import difflib
 import re
 from typing import TYPE_CHECKING, Any, get_args
 
-from echod.config.models import Config, Table
+from echod.config.fields import Table
+from echod.config.models import Config
 from echod.config.wording import quoted, shown, type_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-_TYPES = {"int_type": "an integer", "string_type": "a string", "tuple_type": "an array", "model_type": "a table"}
+_TYPES = {
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "string_type": "a string",
+    "tuple_type": "an array",
+    "model_type": "a table",
+}
 
 
 def describe(fault: "ErrorDetails") -> str:

@@ -7,7 +7,9 @@ import json
 import re
 
 import echod
-from echod.config.models import RESTART, Config, Listener, Table
+from echod.config.fields import RESTART, Table
+from echod.config.listeners import Listener
+from echod.config.models import Config
 
 EXAMPLE = """\
 [daemon]

@@ -6,7 +6,9 @@ Rule: pure. Nothing is bound, closed or asked here; the supervisor acts on what 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from echod.config.models import RESTART, Config, Listener
+from echod.config.fields import RESTART, Table
+from echod.config.listeners import Listener
+from echod.config.models import Config
 from echod.config.wording import quoted
 from echod.errors import ConfigError
 from echod.events import ConfigAdjusted
@@ -39,11 +41,14 @@ def identity(listener: Listener, inherited: Collection[str]) -> Identity:
 
 def plan(old: Config, new: Config, inherited: Collection[str]) -> Plan:
     """Compare two configurations; raise ConfigError naming each changed key that needs a restart."""
-    changes = _restarts(old, new)
-    if changes:
-        raise ConfigError(*changes)
     before = {identity(listener, inherited): listener for listener in old.listener}
     after = {identity(listener, inherited): listener for listener in new.listener}
+    changes = _restarts(old, new)
+    for index, (same, listener) in enumerate(after.items()):
+        if same in before:
+            changes += _changed(f"listener[{index}]", before[same], listener)
+    if changes:
+        raise ConfigError(*changes)
     return Plan(
         bind=tuple(listener for same, listener in after.items() if same not in before),
         keep=tuple(listener for same, listener in after.items() if same in before),
@@ -102,15 +107,23 @@ def fit(config: Config, descriptors: int, capacity: int | None) -> tuple[Config,
 
 
 def _restarts(old: Config, new: Config) -> list[str]:
-    changes = []
+    changes: list[str] = []
     for table in ("daemon", "log", "limits"):
-        before, after = getattr(old, table), getattr(new, table)
-        for key, field in type(before).model_fields.items():
-            was, wanted = getattr(before, key), getattr(after, key)
-            if field.json_schema_extra == RESTART and was != wanted:
-                changes.append(f"{table}.{key}: cannot change without a restart ({_shown(was)} -> {_shown(wanted)})")
+        changes += _changed(table, getattr(old, table), getattr(new, table))
     return changes
 
 
-def _shown(value: str) -> str:
-    return value if value.isidentifier() else quoted(value)
+def _changed(name: str, old: Table, new: Table) -> list[str]:
+    changes = []
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for key, field in type(old).model_fields.items():
+        if field.json_schema_extra == RESTART and before[key] != after[key]:
+            shown = f"{_shown(before[key])} -> {_shown(after[key])}"
+            changes.append(f"{name}.{key}: cannot change without a restart ({shown})")
+    return changes
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return value if value.isidentifier() else quoted(value)
+    return str(value).lower()

@@ -23,3 +23,22 @@ def steps_aside(own: int, total: int, workers: int) -> bool:
     Never true for all of them: someone is always at or below the mean.
     """
     return own * workers > total * EVEN_ENOUGH + SMALL_CHANGE * workers
+
+
+class Bucket:
+    """Lets so many through a second on the average, and as many at once after a quiet second (a token bucket)."""
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._burst = max(rate, 1.0)
+        self._tokens = self._burst
+        self._filled = now
+
+    def take(self, now: float) -> bool:
+        """Let one through, if one may."""
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True

@@ -7,19 +7,21 @@ instead, the client would wait although others idle.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
+from echod.core.access import Access
+from echod.core.admission import Bucket
 from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
 from echod.net.poller import READABLE
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import Origin, Setting, Stream, facts
+from echod.net.stream import Origin, QuietStream, Setting, Stream, facts
 
 if TYPE_CHECKING:
     import socket
 
+    from echod.config import listeners as models
     from echod.net.sockets import Address
 
 ACCEPTS_PER_TURN = 16
@@ -38,21 +40,25 @@ PAUSE = 0.1
 class Listener(Handler):
     """One worker's share of a listening socket."""
 
-    __slots__ = ("_paused_at", "_reactor", "_setting", "origin", "socket")
+    __slots__ = ("_access", "_backlog", "_bucket", "_paused_at", "_reactor", "_setting", "origin", "socket")
 
     shared = True
 
-    def __init__(self, name: str, sock: socket.socket, reactor: Reactor, setting: Setting) -> None:
+    def __init__(self, config: models.Listener, sock: socket.socket, reactor: Reactor, setting: Setting) -> None:
         super().__init__(sock.fileno())
         self.socket = sock
-        self.origin = Origin.of(name, sock)
         self._reactor = reactor
         self._setting = setting
         self._paused_at: float | None = None
+        self.configure(config)
 
-    def rename(self, name: str) -> None:
-        """Carry another name from now on; open connections keep the one they came in under."""
-        self.origin = replace(self.origin, listener=name)
+    def configure(self, config: models.Listener) -> None:
+        """Use this configuration from now on; open connections keep what they came in under."""
+        self.origin = Origin.of(config.name, self.socket)
+        self._backlog = config.backlog
+        self._access = Access(config.allow, config.deny)
+        share = config.accept_rate / self._setting.workers
+        self._bucket = Bucket(share, self._reactor.now) if share else None
 
     def on_readable(self, now: float) -> None:
         """Accept some of those who wait, then see whether siblings should take the next ones."""
@@ -93,7 +99,7 @@ class Listener(Handler):
         # Whether another worker is deciding at the limit is not waited for: it cannot be passed all the same.
         self._setting.gate.open()
         try:
-            for _ in range(sockets.BACKLOG + 1):  # as many as can wait, not as many as keep coming
+            for _ in range(self._backlog + 1):  # as many as can wait, not as many as keep coming
                 if not self._accept(now):
                     break
         finally:
@@ -117,11 +123,13 @@ class Listener(Handler):
             self._pause(error, now)
             return False
         sock.setblocking(False)
-        number = self._setting.gate.admit()
+        reason = self._objection(peer, now)
+        number = None if reason else self._setting.gate.admit()
         if number is None:
-            self._refuse(sock, peer)
+            self._refuse(sock, peer, reason or RefuseReason.OVER_LIMIT)
             return True
-        stream = Stream(sock, peer, self.origin, self._setting, number, now)
+        kind = QuietStream if self._setting.quiet and _host(peer) in self._setting.quiet else Stream
+        stream = kind(sock, peer, self.origin, self._setting, number, now)
         try:
             self._reactor.add(stream)
         except OSError as error:  # the kernel has no memory to watch one more
@@ -129,11 +137,18 @@ class Listener(Handler):
             stream.close()
         return True
 
-    def _refuse(self, sock: socket.socket, peer: Address) -> None:
+    def _objection(self, peer: Address, now: float) -> RefuseReason | None:
+        if self._access and not self._access.admits(_host(peer)):
+            return RefuseReason.DENIED
+        if self._bucket and not self._bucket.take(now):
+            return RefuseReason.OVER_RATE
+        return None
+
+    def _refuse(self, sock: socket.socket, peer: Address, reason: RefuseReason) -> None:
         # No lingering here: under a flood that would let the refused ones use up what the limit protects.
         sock.close()
         number = self._setting.gate.refuse()
-        self._setting.emit(ConnectionRefused(**facts(number, peer, self.origin), reason=RefuseReason.OVER_LIMIT))
+        self._setting.emit(ConnectionRefused(**facts(number, peer, self.origin), reason=reason))
 
     def _pause(self, error: OSError, now: float) -> None:
         # Whatever accept says, the socket stays: asking ten times a second is no spin, and most errors pass.
@@ -150,3 +165,9 @@ class Listener(Handler):
     def _rest(self, until: float) -> None:
         self.interest = 0
         self.deadline = until
+
+
+def _host(peer: Address) -> str:
+    """Return the address of a TCP peer, an IPv4 one as such."""
+    host, _ = sockets.place(peer)
+    return (host or "").removeprefix(sockets.MAPPED)

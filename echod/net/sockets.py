@@ -23,10 +23,7 @@ from echod.net import unix
 
 if TYPE_CHECKING:
     from echod.config import address
-    from echod.config.models import Listener
-
-BACKLOG = 4096
-"""Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn, 4,096 by default."""
+    from echod.config.listeners import Listener
 
 RESET = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
 """The peer has cut the connection; ENOTCONN says so to who shuts it down (shutdown(2))."""
@@ -37,6 +34,10 @@ MAPPED = "::ffff:"
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 _PORT_TRIES = 16
+_PROBES = 3
+_LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
+_IP_FREEBIND = 15  # ip(7); the socket module does not name them
+_IPV6_FREEBIND = 78  # linux/in6.h
 _SIOCOUTQ = termios.TIOCOUTQ  # the same number, tcp(7)
 
 Address = tuple[Any, ...] | str | bytes
@@ -60,8 +61,8 @@ def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
     for attempt in range(_PORT_TRIES):
         try:
             if listener.parsed:
-                return _bind_all(listener.parsed, _resolve(listener.name, listener.parsed))
-            return [_listening(unix.bind(listener))], []
+                return _bind_all(listener, listener.parsed, _resolve(listener.name, listener.parsed))
+            return [_listening(unix.bind(listener), listener)], []
         except OSError as error:
             # The port that the kernel chose for the first address may be taken on the second.
             if error.errno == errno.EADDRINUSE and listener.ephemeral and attempt + 1 < _PORT_TRIES:
@@ -81,8 +82,28 @@ def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.soc
             )
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ConfigError(f'listener "{listener.name}": a socket was passed for it that does not listen')
-        _prepare(sock)
+        tune(sock, listener)
+        sock.setblocking(False)
     return inherited
+
+
+def tune(sock: socket.socket, listener: Listener) -> None:
+    """Set what can be set at any time; accepted sockets inherit it."""
+    # Urgent data is data: out of line, one byte of it would be lost.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    if sock.family not in _FAMILIES:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, listener.nodelay)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, bool(listener.keepalive))
+    if listener.keepalive:
+        between = max(1, round(listener.keepalive / _PROBES))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, min(round(listener.keepalive), _LONGEST_IDLE)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(between, _LONGEST_IDLE))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, listener.tos)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, listener.tos)
 
 
 def text(address: Address) -> str:
@@ -148,7 +169,7 @@ def _resolve(name: str, wanted: address.Address) -> list[tuple[int, tuple[Any, .
 
 
 def _bind_all(
-    wanted: address.Address, candidates: list[tuple[int, tuple[Any, ...]]]
+    listener: Listener, wanted: address.Address, candidates: list[tuple[int, tuple[Any, ...]]]
 ) -> tuple[list[socket.socket], list[Skipped]]:
     skipped: list[Skipped] = []
     port = wanted.port
@@ -157,7 +178,7 @@ def _bind_all(
         for family, (host, _, *rest) in candidates:
             sockaddr = (host, port, *rest)
             try:
-                sock = undo.enter_context(_listen(family, sockaddr))
+                sock = undo.enter_context(_listen(listener, family, sockaddr))
             except OSError as error:
                 if wanted.literal or error.errno not in _NOT_HERE:
                     raise
@@ -172,54 +193,55 @@ def _bind_all(
     return bound, skipped
 
 
-def _listen(family: int, sockaddr: tuple[Any, ...]) -> socket.socket:
+def _listen(listener: Listener, family: int, sockaddr: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Connections of the last run in TIME_WAIT must not prevent a start; a listening socket still does.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # 0.0.0.0 and [::] are two listeners, whatever net.ipv6.bindv6only says.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # By default 0.0.0.0 and [::] are two listeners, whatever net.ipv6.bindv6only says.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, listener.ipv6_only)
+        if listener.interface:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, listener.interface.encode())
+        if listener.free_bind and family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        elif listener.free_bind:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         sock.bind(sockaddr)
     except OSError:
         sock.close()
         raise
-    return _listening(sock)
+    return _listening(sock, listener)
 
 
-def _listening(sock: socket.socket) -> socket.socket:
+def _listening(sock: socket.socket, listener: Listener) -> socket.socket:
     try:
-        _prepare(sock)
-        sock.listen(BACKLOG)
+        # The buffers before the first connect: a window is scaled by what there is then (tcp(7)).
+        if listener.receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, listener.receive_buffer)
+        if listener.send_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, listener.send_buffer)
+        tune(sock, listener)
+        sock.setblocking(False)
+        sock.listen(listener.backlog)
     except OSError:
         sock.close()
         raise
     return sock
 
 
-def _prepare(sock: socket.socket) -> None:
-    # Accepted sockets inherit these two. Urgent data is data: out of line, one byte of it would be lost.
-    if sock.family in _FAMILIES:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    sock.setblocking(False)
-
-
 def _why(error: OSError, listener: Listener) -> str:
-    reason = error.strerror or str(error)
-    match error.errno:
-        case errno.EADDRINUSE:
-            port = listener.parsed.port if listener.parsed else None
-            find = f"ss -ltnp 'sport = :{port}'" if port is not None else "ss -lxp"
-            return f"{reason} (see who has it: {find})"
-        case errno.EACCES if listener.parsed:
-            return f"{reason} (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
-        case errno.EADDRNOTAVAIL:
-            return f"{reason} (no interface of this machine has it)"
-        case errno.EAFNOSUPPORT:
-            return (
-                f"{reason} (this machine has no such addresses, or RestrictAddressFamilies= keeps them from this "
-                f"service: then a socket unit must pass the socket, with FileDescriptorName={listener.name})"
-            )
-        case _:
-            return reason
+    find = f"ss -ltnp 'sport = :{listener.parsed.port}'" if listener.parsed else "ss -lxp"
+    hints = {
+        errno.EADDRINUSE: f"see who has it: {find}",
+        errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE" if listener.parsed else "",
+        errno.EADDRNOTAVAIL: "no interface of this machine has it",
+        errno.EAFNOSUPPORT: (
+            "this machine has no such addresses, or RestrictAddressFamilies= keeps them from this service: then a "
+            f"socket unit must pass the socket, with FileDescriptorName={listener.name}"
+        ),
+        errno.ENODEV: f'interface = "{listener.interface}"',
+        errno.EPERM: "interface needs CAP_NET_RAW here" if listener.interface else "",
+    }
+    hint = hints.get(error.errno or 0)
+    return f"{error.strerror or error} ({hint})" if hint else str(error.strerror or error)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from echod.config.models import Limits
+    from echod.core.access import Networks
     from echod.events import Event
     from echod.net.sockets import Address
 
@@ -78,6 +79,10 @@ class Setting:
     emit: Callable[[Event], None]
     verbose: bool
     """Whether events of level debug are wanted."""
+    workers: int
+    """Workers that share what is said for all of them."""
+    quiet: Networks
+    """Clients whose connections are reported only if they carry a byte."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Stream(Handler):
         self._error: str | None = None
         self._peer = peer
         self._setting = setting
-        setting.emit(ConnectionOpened(**facts(number, peer, origin)))
+        self._say_opened()
 
     def on_readable(self, now: float) -> None:
         """Receive what there is, at most as much as may be held, and offer it back to the kernel at once."""
@@ -194,9 +199,15 @@ class Stream(Handler):
             sockets.reset(self.socket)
         else:
             self.socket.close()
-        setting = self._setting
-        setting.gate.leave()
-        setting.emit(
+        self._setting.gate.leave()
+        self._say_closed()
+
+    def _say_opened(self) -> None:
+        self._setting.emit(ConnectionOpened(**facts(self.id, self._peer, self.origin)))
+
+    def _say_closed(self) -> None:
+        connection = self.connection
+        self._setting.emit(
             ConnectionClosed(
                 **facts(self.id, self._peer, self.origin),
                 reason=connection.reason,
@@ -241,6 +252,28 @@ class Stream(Handler):
         self.interest = connection.wants_read * READABLE | connection.wants_write * WRITABLE
         self.deadline = connection.deadline
         self.done = connection.state is State.CLOSED
+
+
+class QuietStream(Stream):
+    """A connection of a client that perhaps only looks whether the door opens."""
+
+    __slots__ = ("_said",)
+
+    _said: bool
+
+    def on_readable(self, now: float) -> None:
+        """Do as any other, and say that it is here once a byte has come."""
+        super().on_readable(now)
+        if self.connection.received and not self._said:
+            self._said = True
+            super()._say_opened()
+
+    def _say_opened(self) -> None:
+        self._said = False
+
+    def _say_closed(self) -> None:
+        if self._said:
+            super()._say_closed()
 
 
 def facts(number: int, peer: Address, origin: Origin) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from echod.errors import StartError
 
 if TYPE_CHECKING:
-    from echod.config.models import Listener
+    from echod.config.listeners import Listener
 
 
 class PathSocket(socket.socket):

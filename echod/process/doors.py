@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Mapping
 
-    from echod.config.models import Listener
+    from echod.config.listeners import Listener
     from echod.config.plan import Identity
     from echod.events import Event
 
@@ -60,6 +60,14 @@ class Doors:
             undo.pop_all()
         self._sockets |= opened
         self._skipped |= skipped
+
+    def adjust(self, listeners: Iterable[Listener]) -> None:
+        """Let the sockets of `listeners`, which are open, have the options that they now have."""
+        for listener in listeners:
+            for _, sock in self.of([listener]):
+                sockets.tune(sock, listener)
+                if listener.name not in self._inherited:
+                    sock.listen(listener.backlog)
 
     def close(self, listeners: Iterable[Listener]) -> None:
         """Close the sockets of `listeners`."""

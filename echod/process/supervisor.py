@@ -182,6 +182,7 @@ class Supervisor:
         self._estate.log.configure(new.config.log)
         for event in new.adjustments:
             self._emit(event)
+        self._estate.doors.adjust(self._reload.plan.keep)
         self._estate.doors.say_opened(self._reload.plan.bind, self._emit)
         self._assign(self._reload.memfd, now)
 

@@ -20,6 +20,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
+from echod.core.access import Networks
 from echod.events import CloseReason, ServiceFailed
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
@@ -32,7 +33,7 @@ from echod.process import descriptors, privileges, signals
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from echod.config.models import Limits
+    from echod.config.models import Config
     from echod.observe.log import Log
     from echod.observe.scoreboard import Row
     from echod.process.channel import Channel
@@ -138,7 +139,8 @@ class Worker(Handler):
     def _assign(self, assignment: messages.Assign, received: list[int], now: float) -> None:
         config = messages.config_from_memfd(received[0])
         self._log.configure(config.log)
-        setting = self._settle(config.limits)
+        setting = self._settle(config)
+        named = {listener.name: listener for listener in config.listener}
         listed = {}
         for name, fd in zip(assignment.listeners, received[1:], strict=True):
             sock = socket.socket(fileno=fd)
@@ -147,10 +149,10 @@ class Worker(Handler):
             self._release(self._listeners.pop(identity), now)
         for identity, (name, sock) in listed.items():
             if identity in self._listeners:
-                self._listeners[identity].rename(name)
+                self._listeners[identity].configure(named[name])
                 sock.close()
             else:
-                self._listeners[identity] = Listener(name, sock, self._reactor, setting)
+                self._listeners[identity] = Listener(named[name], sock, self._reactor, setting)
                 self._reactor.adopt(self._listeners[identity])
         # A worker without listeners retires: it leaves with its last connection, unless it is recalled before.
         self._row[Column.ACCEPTING] = bool(listed)
@@ -167,15 +169,18 @@ class Worker(Handler):
         self._shut_doors()  # the sockets live on in the supervisor
         self._say(messages.Missed())
 
-    def _settle(self, limits: Limits) -> Setting:
+    def _settle(self, config: Config) -> Setting:
+        limits, workers, quiet = config.limits, config.daemon.worker_count, Networks(config.log.quiet)
         if self._setting is None:
             gate = Gate(self._row, limits.max_connections)
             buffer = memoryview(bytearray(RECEIVE))
-            self._setting = Setting(limits, buffer, gate, self._log.emit, self._log.verbose)
+            self._setting = Setting(limits, buffer, gate, self._log.emit, self._log.verbose, workers, quiet)
             return self._setting
         setting = self._setting
         setting.limits = limits
         setting.verbose = self._log.verbose
+        setting.workers = workers
+        setting.quiet = quiet
         setting.gate.limit = limits.max_connections
         return setting
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from echod.config import dumping, manual
-from echod.config.models import RESTART, Config
+from echod.config.fields import RESTART
+from echod.config.models import Config
 
 
 def plain(text: str) -> str:

@@ -9,7 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from echod.config.address import Address
-from echod.config.models import MOST_WORKERS, RESTART, Config, Daemon, Limits, Listener, Log
+from echod.config.fields import RESTART
+from echod.config.listeners import Listener
+from echod.config.models import MOST_WORKERS, Config, Daemon, Limits, Log
 from echod.events import Level
 
 if TYPE_CHECKING:
@@ -21,11 +23,6 @@ def faults(data: dict[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:
     with pytest.raises(ValidationError) as caught:
         Config.model_validate(data)
     return [(fault["loc"], fault["type"]) for fault in caught.value.errors()]
-
-
-def listeners(*addresses: str) -> dict[str, Any]:
-    """Make a configuration of these listeners."""
-    return {"listener": [{"name": f"l{n}", "address": address} for n, address in enumerate(addresses)]}
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
@@ -41,7 +38,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         config.listener[0].owner,
     )
     assert (1, "auto", "", "", "", 0.0, 25.0) == tuple(dict(config.daemon).values())
-    assert (Level.INFO, "auto", "", ()) == tuple(dict(config.log).values())
+    assert (Level.INFO, "auto", "", (), ()) == tuple(dict(config.log).values())
     assert (10_000, 600.0, 60.0, 0.0, 262_144) == tuple(dict(config.limits).values())
 
 
@@ -49,7 +46,13 @@ def test_takes_every_key() -> None:
     """What the file says arrives in the program's own types."""
     data = {
         "daemon": {"workers": "auto", "poller": "poll", "runtime_directory": "/run/x", "user": "u", "group": "g"},
-        "log": {"level": "debug", "format": "json", "file": "/var/log/é", "suppress": ["connection.opened"]},
+        "log": {
+            "level": "debug",
+            "format": "json",
+            "file": "/var/log/é",
+            "suppress": ["connection.opened"],
+            "quiet": ["::1"],
+        },
         "limits": {"max_connections": 5, "idle_timeout": "0s", "max_lifetime": "1h", "buffer": "4KiB"},
         "listener": [
             {"name": "v6", "kind": "tcp", "address": "[fe80::1%eth0]:7"},
@@ -60,7 +63,7 @@ def test_takes_every_key() -> None:
     config = Config.model_validate(data)
 
     assert ("auto", "poll", "/run/x", "u", "g", 0.0, 25.0) == tuple(dict(config.daemon).values())
-    assert (Level.DEBUG, "json", "/var/log/é", ("connection.opened",)) == tuple(dict(config.log).values())
+    assert (Level.DEBUG, "json", "/var/log/é", ("connection.opened",), ("::1/128",)) == tuple(dict(config.log).values())
     assert (5, 0.0, 60.0, 3600.0, 4096) == tuple(dict(config.limits).values())
     v6, path, abstract = config.listener
     assert (Address("fe80::1%eth0", 7, literal=True), True, False) == (v6.parsed, v6.literal, v6.ephemeral)
@@ -104,53 +107,6 @@ def test_a_group_without_a_user_is_refused_once() -> None:
     assert "" == Config.model_validate({"daemon": {"user": "u", "group": ""}}).daemon.group
 
 
-@pytest.mark.parametrize(
-    "addresses",
-    [
-        ("0.0.0.0:7", "[::]:7"),
-        ("0.0.0.0:7", "127.0.0.1:8"),
-        ("0.0.0.0:7", "[::1]:7"),
-        ("127.0.0.1:7", "127.0.0.2:7"),
-        ("localhost:7", "localhost:8"),
-        ("localhost:7", "0.0.0.0:7"),  # what a name resolves to is not known here
-        ("0.0.0.0:0", "127.0.0.1:0", "127.0.0.1:0"),
-    ],
-)
-def test_takes_listeners_that_can_be_bound_together(addresses: tuple[str, ...]) -> None:
-    """Different families, ports or addresses do not collide, and port 0 never does."""
-    assert len(addresses) == len(Config.model_validate(listeners(*addresses)).listener)
-
-
-def test_tells_each_clash_once() -> None:
-    """A listener that clashes with many is one fault."""
-    data = listeners("[::]:7", "[::1]:7", "[::]:7")
-    data["listener"][2]["name"] = "l0"
-
-    assert [
-        (("listener", 1, "address"), "rule"),
-        (("listener", 2, "name"), "rule"),
-        (("listener", 2, "address"), "rule"),
-    ] == faults(data)
-
-
-def test_two_listeners_of_the_same_name_on_port_0_clash_by_name_only() -> None:
-    """The kernel gives each of them a port of its own."""
-    address = {"address": "localhost:0"}
-
-    assert [(("listener", 1, "name"), "rule")] == faults({"listener": [address, address]})
-
-
-def test_unix_listeners_clash_by_address_only() -> None:
-    """Two of them cannot have one path; a port means nothing to them."""
-    unix = {"kind": "unix", "address": "/run/x"}
-    tcp = {"name": "c", "address": "0.0.0.0:7"}
-
-    config = Config.model_validate({"listener": [unix, tcp, {"name": "d", "kind": "unix", "address": "@x"}]})
-
-    assert 3 == len(config.listener)
-    assert [(("listener", 1, "address"), "rule")] == faults({"listener": [unix, {**unix, "name": "b"}]})
-
-
 def fields() -> list[tuple[str, FieldInfo]]:
     """List every key with the name of its table."""
     tables = (Daemon, Log, Limits, Listener)
@@ -169,7 +125,9 @@ def test_every_key_is_described_in_one_line(name: str, field: FieldInfo) -> None
 
 def test_the_keys_that_need_a_restart_are_marked() -> None:
     """The mark stands on the field and nowhere else."""
-    expected = {"Daemon.poller", "Daemon.runtime_directory", "Daemon.user", "Daemon.group"}
+    daemon = {f"Daemon.{key}" for key in ("poller", "runtime_directory", "user", "group")}
+    sockets = ("receive_buffer", "send_buffer", "ipv6_only", "interface", "free_bind", "mode", "owner")
+    expected = daemon | {f"Listener.{key}" for key in sockets}
 
     assert expected == {name for name, field in fields() if field.json_schema_extra == RESTART}
 

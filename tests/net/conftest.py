@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from echod.config import listeners as models
 from echod.config.models import Limits
+from echod.core.access import Networks
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import Origin, Setting, Stream, facts
+from echod.net.stream import RECEIVE, Origin, Setting, Stream, facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +98,13 @@ class Rig:
         self.poller = POLLERS[poller]()
         self.reactor = Reactor(self.poller, lambda handler, error: self.crashes.append((handler, error)), self.clock)
         self.setting = Setting(
-            Limits(), memoryview(bytearray(Limits().buffer)), self.gate, self.recorded.append, verbose=False
+            Limits(),
+            memoryview(bytearray(RECEIVE)),
+            self.gate,
+            self.recorded.append,
+            verbose=False,
+            workers=1,
+            quiet=Networks(()),
         )
         self._stack = stack
         stack.callback(self.poller.close)
@@ -105,7 +113,6 @@ class Rig:
     def limit(self, **limits: Any) -> None:
         """Let other limits hold for those who come from now on."""
         self.setting.limits = Limits.model_construct(**(dict(Limits()) | limits))
-        self.setting.buffer = memoryview(bytearray(self.setting.limits.buffer))
 
     def keep(self, sock: Socket) -> Socket:
         """Close `sock` when the test is over."""
@@ -133,7 +140,7 @@ class Rig:
 
     def listen(self, door: socket.socket) -> Listener:
         """Add a listener that has `door`."""
-        listener = Listener("echo", door, self.reactor, self.setting)
+        listener = Listener(models.Listener(), door, self.reactor, self.setting)
         self.reactor.add(listener)
         return listener
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from echod.config import listeners as models
+from echod.core.access import Networks
 from echod.core.connection import State
 from echod.events import (
     CloseReason,
@@ -19,7 +21,6 @@ from echod.events import (
     ListenerResumed,
     RefuseReason,
 )
-from echod.net import sockets
 from echod.net.listener import ACCEPTS_PER_TURN, PAUSE, STEP_ASIDE, TRY_AGAIN, Listener
 from echod.net.poller import READABLE
 from echod.net.reactor import Handler
@@ -136,7 +137,7 @@ def test_renamed(rig: Rig) -> None:
     rig.knock(door)
     rig.until(lambda: streams(rig))
     [old] = streams(rig)
-    listener.rename("other")
+    listener.configure(models.Listener(name="other"))
     rig.knock(door)
     rig.until(lambda: len(streams(rig)) == 2)
     old.fail(CloseReason.STOPPED, rig.clock.now)
@@ -428,11 +429,66 @@ def test_release_while_paused(rig: Rig) -> None:
     assert ([], True) == (streams(rig), listener.done)
 
 
+# -- who may --------------------------------------------------------------------------------------------------------
+
+
+def test_who_is_denied_is_told_apart(rig: Rig) -> None:
+    """A client on the wrong list is closed and recorded, and a reload that changes the list holds for the next one."""
+    door = rig.door()
+    listener = rig.listen(door)
+    listener.configure(models.Listener(deny=("127.0.0.0/8",)))
+    client = rig.knock(door)
+    rig.until(lambda: rig.recorded)
+    [refused] = rig.recorded
+    host, port = ends(client)
+
+    assert isinstance(refused, ConnectionRefused)
+    assert (RefuseReason.DENIED, host, port) == (refused.reason, refused.client_address, refused.client_port)
+    assert [] == streams(rig)
+    listener.configure(models.Listener(allow=("127.0.0.0/8",)))
+    rig.knock(door)
+    rig.until(lambda: streams(rig))
+
+
+def test_a_rate_is_shared_by_the_workers(rig: Rig) -> None:
+    """Of 8 a second each of 2 workers lets 4 in; those beyond are closed and recorded; a second brings as many."""
+    door = rig.door()
+    rig.setting.workers = 2
+    rig.listen(door).configure(models.Listener(accept_rate=8))
+    for turn in (1, 2):
+        for _ in range(6):
+            rig.knock(door)
+        rig.until(lambda turn=turn: len(rig.recorded) == 6 * turn)  # type: ignore[misc]
+        assert 4 * turn == len(streams(rig))
+        rig.clock.now += 1.0
+
+    assert {RefuseReason.OVER_RATE} == {event.reason for event in rig.recorded if isinstance(event, ConnectionRefused)}
+
+
+def test_a_quiet_client_is_recorded_once_it_speaks(rig: Rig) -> None:
+    """One that only looks leaves no record; one that sends a byte has both, the first when the byte comes."""
+    door = rig.door()
+    rig.setting.quiet = Networks(["127.0.0.0/8"])
+    rig.listen(door)
+    rig.knock(door).close()
+    rig.until(lambda: rig.gate.serial == 1 and rig.gate.inside == 0)
+    client = rig.knock(door)
+    rig.until(lambda: streams(rig))
+    assert [] == rig.recorded
+    client.send(b"x")
+    rig.until(lambda: rig.recorded)
+    client.close()
+    rig.until(lambda: len(rig.recorded) == 2)
+
+    assert [ConnectionOpened, ConnectionClosed] == [type(event) for event in rig.recorded]
+
+
 def test_a_release_comes_to_an_end(rig: Rig) -> None:
     """Accepting all who wait already is bounded by how many can wait, not by how many come meanwhile."""
     door, listener = flaky(rig)
-    most = 2 * sockets.BACKLOG
-    door.failures += [ConnectionAbortedError(errno.ECONNABORTED, "x")] * 3 * sockets.BACKLOG
+    listener.configure(models.Listener(backlog=100))
+    most = 200
+    door.failures += [ConnectionAbortedError(errno.ECONNABORTED, "x")] * 300
     listener.release(rig.clock.now)
 
     assert door.asked <= most
@@ -465,7 +521,7 @@ def test_nobody_comes_in_after_the_release(rig: Rig) -> None:
     """A listener that was ready in the very turn of its release accepts no more: nobody would end that connection."""
     end, other = (rig.keep(sock) for sock in socket.socketpair())
     door = rig.door()
-    listener = Listener("echo", door, rig.reactor, rig.setting)
+    listener = Listener(models.Listener(), door, rig.reactor, rig.setting)
     channel = Channel(end, listener, rig)
     rig.reactor.add(channel)
     rig.reactor.add(listener)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from echod.config import models
+from echod.config import listeners as models
 from echod.errors import StartError
 from echod.net import sockets
 from echod.net.sockets import Skipped
@@ -215,6 +215,96 @@ def test_port_0_is_tried_anew_when_the_second_address_lacks_it(bind: Any, monkey
 
     assert ["127.0.0.1", "::1"] == [sock.getsockname()[0] for sock in bound]
     assert (4, 0) == (len(tried), tried[2][1])
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+OPTIONS = [
+    ("nodelay", False, socket.IPPROTO_TCP, socket.TCP_NODELAY, 0),
+    ("nodelay", True, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    ("keepalive", "0s", socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0),
+    ("keepalive", "30s", socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ("keepalive", "30s", socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    ("keepalive", "30s", socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    ("keepalive", "30s", socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    ("keepalive", "500ms", socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
+    ("keepalive", "1000h", socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 32767),
+    ("receive_buffer", "64KiB", socket.SOL_SOCKET, socket.SO_RCVBUF, 131072),  # socket(7): the kernel doubles it
+    ("send_buffer", "64KiB", socket.SOL_SOCKET, socket.SO_SNDBUF, 131072),
+    ("tos", 184, socket.IPPROTO_IP, socket.IP_TOS, 184),
+]
+
+
+@pytest.mark.parametrize("case", OPTIONS, ids=lambda case: f"{case[0]}-{case[1]}-{case[3]}")
+def test_options_reach_accepted_sockets(stack: ExitStack, case: tuple[str, Any, int, int, int]) -> None:
+    """Each key sets its option, and a client that comes in has it too."""
+    key, value, level, option, expected = case
+    ([door], []) = sockets.bind(models.Listener.model_validate({"address": "127.0.0.1:0", key: value}))
+    stack.enter_context(door)
+    stack.enter_context(socket.create_connection(door.getsockname()))
+    inside = stack.enter_context(door.accept()[0])
+
+    assert expected == door.getsockopt(level, option)
+    assert expected == inside.getsockopt(level, option)
+
+
+def test_an_ipv6_address_may_take_ipv4_too(stack: ExitStack) -> None:
+    """Only where that was asked for; the traffic class is that of IPv6."""
+    for both in (False, True):
+        ([door], []) = sockets.bind(models.Listener(address="[::]:0", ipv6_only=not both, tos=8))
+        stack.enter_context(door)
+        client = stack.enter_context(socket.socket())
+
+        assert both is (client.connect_ex(("127.0.0.1", door.getsockname()[1])) == 0)
+        assert 8 == door.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.77:0", "[2001:db8::77]:0"])
+def test_an_address_that_is_not_here_yet(stack: ExitStack, address: str) -> None:
+    """It binds where that was asked for, and not else."""
+    with pytest.raises(StartError, match="no interface of this machine has it"):
+        sockets.bind(models.Listener(address=address))
+    ([door], []) = sockets.bind(models.Listener(address=address, free_bind=True))
+    stack.enter_context(door)
+
+    assert door.getsockname()[0] == address.rpartition(":")[0].strip("[]")
+
+
+def test_an_interface(stack: ExitStack) -> None:
+    """A door for one interface only knows which one it is."""
+    ([door], []) = sockets.bind(models.Listener(address="127.0.0.1:0", interface="lo"))
+    stack.enter_context(door)
+
+    assert b"lo\0" == door.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+
+
+def test_an_interface_that_is_not_there() -> None:
+    """It is named with its key."""
+    with pytest.raises(StartError, match=r'No such device \(interface = "nowhere0"\)$'):
+        sockets.bind(models.Listener(address="127.0.0.1:0", interface="nowhere0"))
+
+
+def test_tuning_changes_a_socket_that_listens(stack: ExitStack) -> None:
+    """What a reload may change is changed for those who come from then on, and back."""
+    ([door], []) = sockets.bind(models.Listener(address="127.0.0.1:0"))
+    stack.enter_context(door)
+    sockets.tune(door, models.Listener.model_validate({"nodelay": False, "keepalive": "9s", "tos": 16}))
+    assert (0, 1, 9, 16) == tuned(door)
+    sockets.tune(door, models.Listener())
+
+    assert (1, 0, 0) == (tuned(door)[0], tuned(door)[1], tuned(door)[3])
+
+
+def tuned(sock: socket.socket) -> tuple[int, ...]:
+    """Return what `tune` has set."""
+    options = (
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+        (socket.IPPROTO_IP, socket.IP_TOS),
+    )
+    return tuple(sock.getsockopt(*option) for option in options)
 
 
 # -- what is said -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from echod.config.models import Listener
+from echod.config.listeners import Listener
 from echod.errors import StartError
 from echod.net import sockets, unix
 
@@ -28,7 +28,7 @@ def stack() -> Iterator[ExitStack]:
 
 def at(path: Path | str, **keys: str) -> Listener:
     """Describe a listener at a path."""
-    return Listener(name="door", kind="unix", address=str(path), **keys)
+    return Listener.model_validate({"name": "door", "kind": "unix", "address": str(path)} | keys)
 
 
 def bound(stack: ExitStack, listener: Listener) -> socket.socket:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from echod.config.models import Listener
+from echod.config.listeners import Listener
 from echod.errors import ConfigError, StartError
 from echod.net import sockets
 from echod.process import doors as module

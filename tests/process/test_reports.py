@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from echod import events
-from echod.config.models import Config, Listener
+from echod.config.listeners import Listener
+from echod.config.models import Config
 from echod.observe.scoreboard import Column, Scoreboard
 from echod.process import reload, reports
 from echod.process.doors import Doors

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from echod.config.listeners import Listener
 from echod.config.models import Config, Limits
 from echod.observe import sink
 from echod.observe.log import Log
@@ -48,7 +49,8 @@ class Supervised:
 
     def assign(self, generation: int, *names: str, **limits: Any) -> None:
         """Send an assignment with the one socket under each of `names`, and wait for the answer."""
-        fd = messages.config_to_memfd(Config(limits=Limits(**limits)))
+        listeners = tuple(Listener(name=name, address=f"127.0.0.{n}:7") for n, name in enumerate(names or ["none"], 1))
+        fd = messages.config_to_memfd(Config(limits=Limits(**limits), listener=listeners))
         self.channel.send(messages.Assign(generation, names), [fd, *[self.door.fileno()] * len(names)])
         os.close(fd)
         assert messages.Answer(generation) == self.hear()

@@ -1,0 +1,193 @@
+"""`[[listener]]`: where echod answers, to whom, and with which options of the socket.
+
+Rule: as in `models`. A key that one kind of listener lacks is refused there, unless it is at its default: what is
+printed of a listener has all keys.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic_core import InitErrorDetails
+
+from echod.config.address import Address, parse_address, parse_path
+from echod.config.fields import RESTART, Table, at_most, rule
+from echod.config.quantities import KIB, MIB, Duration, Size, size_text
+
+MOST_NETWORKS = 1000  # in a list; each connection is held against all of them
+LONGEST_INTERFACE = 15  # IFNAMSIZ of netdevice(7) holds 16, and the last must be NUL
+HIGHEST_PRECEDENCE = 255
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,63}", name):
+        raise ValueError('must be 1 to 63 letters, digits, "_", "." or "-"')
+    return name
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        hint = ", with no bits set beyond its length" if "host bits" in str(error) else ""
+        raise ValueError(f'must be a network such as "10.0.0.0/8" or "2001:db8::/32"{hint}') from None
+
+
+def _interface(name: str) -> str:
+    if not re.fullmatch(rf"[^\s/\x00-\x1f\x7f]{{0,{LONGEST_INTERFACE}}}", name):
+        raise ValueError(f"must be the name of a network interface, at most {LONGEST_INTERFACE} characters")
+    return name
+
+
+def _mode(text: str) -> str:
+    if not re.fullmatch(r"0[0-7]{3}", text):
+        raise ValueError('must be a file mode such as "0660"')
+    return text
+
+
+def _owner(text: str) -> str:
+    if not re.fullmatch(r"([a-z_][a-z0-9_.-]{0,31})?(:[a-z_][a-z0-9_.-]{0,31})?", text):
+        raise ValueError('must be "USER", "USER:GROUP" or ":GROUP"')
+    return text
+
+
+def _buffer(count: int) -> int:
+    if count and not 4 * KIB <= count <= 64 * MIB:
+        raise ValueError(f'must be a size from {size_text(4 * KIB)} to {size_text(64 * MIB)}, or "0B"')
+    return count
+
+
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], at_most(MOST_NETWORKS)]
+BufferSize = Annotated[Size, AfterValidator(_buffer)]
+
+
+class Listener(Table):
+    """`[[listener]]`: an address on which echod answers."""
+
+    name: Annotated[str, AfterValidator(_name)] = Field(
+        default="echo", description="What the log calls this listener; no two share one."
+    )
+    kind: Literal["tcp", "unix"] = Field(default="tcp", description='The transport: "tcp", or "unix" for a stream.')
+    address: str = Field(
+        default="localhost:10000",
+        validate_default=True,
+        description="HOST:PORT, a name for all of its addresses, port 0 for any free one; of a Unix socket its path.",
+    )
+    allow: Networks = Field(
+        default=(), strict=False, description='Networks whose clients are let in, such as ["10.0.0.0/8"]; [] for all.'
+    )
+    deny: Networks = Field(default=(), strict=False, description="Networks whose clients are turned away in any case.")
+    accept_rate: int = Field(
+        default=0, ge=0, le=1_000_000, description="Connections a second that are let in, shared by workers; 0 for any."
+    )
+    backlog: int = Field(
+        default=4096, ge=1, le=65535, description="Connections that may wait; the kernel has a limit (somaxconn) too."
+    )
+    nodelay: bool = Field(default=True, description="Send at once, without waiting for more (TCP_NODELAY).")
+    keepalive: Duration = Field(
+        default=0.0, description="Ask a silent peer whether it is there, after so long and 3 more times; 0s never does."
+    )
+    receive_buffer: BufferSize = Field(
+        default=0,
+        description='The kernel\'s buffer for what comes in (SO_RCVBUF); "0B" leaves it to the kernel.',
+        json_schema_extra=RESTART,
+    )
+    send_buffer: BufferSize = Field(
+        default=0,
+        description='The kernel\'s buffer for what goes out (SO_SNDBUF); "0B" leaves it to the kernel.',
+        json_schema_extra=RESTART,
+    )
+    ipv6_only: bool = Field(
+        default=True, description="An IPv6 address takes no IPv4 clients (IPV6_V6ONLY).", json_schema_extra=RESTART
+    )
+    interface: Annotated[str, AfterValidator(_interface)] = Field(
+        default="", description="Only what comes in there (SO_BINDTODEVICE).", json_schema_extra=RESTART
+    )
+    tos: int = Field(
+        default=0, ge=0, le=HIGHEST_PRECEDENCE, description="The type of service or traffic class of what goes out."
+    )
+    free_bind: bool = Field(
+        default=False, description="Bind an address before the machine has it (IP_FREEBIND).", json_schema_extra=RESTART
+    )
+    mode: Annotated[str, AfterValidator(_mode)] = Field(
+        default="0660", description="Who may connect to a Unix socket, as chmod writes it.", json_schema_extra=RESTART
+    )
+    owner: Annotated[str, AfterValidator(_owner)] = Field(
+        default="",
+        description='Whose a Unix socket is, "USER:GROUP"; "" for whoever runs echod.',
+        json_schema_extra=RESTART,
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _canonical(cls, address: str, info: Any) -> str:
+        match info.data.get("kind"):
+            case "tcp":
+                return str(parse_address(address))
+            case "unix":
+                return parse_path(address)
+        return address  # the kind is refused already
+
+    @field_validator("mode", "owner")
+    @classmethod
+    def _is_of_unix(cls, value: Any, info: Any) -> Any:
+        return cls._belongs_to("unix", value, info)
+
+    @field_validator("allow", "deny", "nodelay", "keepalive", "ipv6_only", "interface", "tos", "free_bind")
+    @classmethod
+    def _is_of_tcp(cls, value: Any, info: Any) -> Any:
+        return cls._belongs_to("tcp", value, info)
+
+    @classmethod
+    def _belongs_to(cls, kind: str, value: Any, info: Any) -> Any:
+        if info.data.get("kind", kind) != kind and value != cls.model_fields[info.field_name].default:
+            raise rule(f'is for kind = "{kind}" only')
+        return value
+
+    @property
+    def parsed(self) -> Address | None:
+        """Host and port; None for a Unix socket."""
+        return parse_address(self.address) if self.kind == "tcp" else None
+
+    @property
+    def literal(self) -> bool:
+        """Whether the address stands for one socket: it is no name."""
+        return not self.parsed or self.parsed.literal
+
+    @property
+    def ephemeral(self) -> bool:
+        """Whether the kernel picks the port."""
+        return bool(self.parsed and not self.parsed.port)
+
+
+def apart(listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
+    """Return `listeners`; raise ValidationError for all that cannot stand beside each other."""
+    if not listeners:
+        raise rule("must hold at least one listener")
+    clashes: dict[tuple[int, str], str] = {}
+    for (_, first), (index, second) in combinations(enumerate(listeners), 2):
+        for key, sentence in _clashes(first, second):
+            clashes.setdefault((index, key), sentence)
+    if clashes:
+        faults = [InitErrorDetails(type=rule(text), loc=loc, input=None) for loc, text in clashes.items()]
+        raise ValidationError.from_exception_data("listener", faults)
+    return listeners
+
+
+def _clashes(first: Listener, second: Listener) -> Iterator[tuple[str, str]]:
+    """Say (key, sentence) for whatever the second of two listeners cannot share with the first."""
+    if first.name == second.name:
+        yield "name", f'"{second.name}" is the name of another listener already'
+    if second.ephemeral:  # the kernel gives each port 0 a port of its own
+        return
+    if first.address == second.address:
+        yield "address", f'{second.address} is the address of listener "{first.name}" already'
+        return
+    if not first.parsed or not second.parsed or first.parsed.port != second.parsed.port:
+        return
+    one, two = first.parsed.ip, second.parsed.ip
+    if one and two and one.version == two.version and (one.is_unspecified or two.is_unspecified):
+        yield "address", f'{second.address} overlaps with {first.address} of listener "{first.name}"'

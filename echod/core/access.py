@@ -1,0 +1,46 @@
+"""Who may come in, by address.
+
+Rule: pure. A network on the list of those denied wins over one on the list of those allowed; an empty list of those
+allowed stands for everybody.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Networks:
+    """A list of networks, prepared for looking up many addresses."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._by_version: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        for network in map(ipaddress.ip_network, networks):
+            entry = (int(network.netmask), int(network.network_address))
+            self._by_version[network.version].append(entry)
+
+    def __bool__(self) -> bool:
+        return any(self._by_version.values())
+
+    def __contains__(self, host: str) -> bool:
+        address = ipaddress.ip_address(host)
+        number = int(address)
+        return any(number & mask == prefix for mask, prefix in self._by_version[address.version])
+
+
+class Access:
+    """The two lists of one listener."""
+
+    def __init__(self, allow: Iterable[str], deny: Iterable[str]) -> None:
+        self._allow = Networks(allow)
+        self._deny = Networks(deny)
+
+    def __bool__(self) -> bool:
+        return bool(self._allow or self._deny)
+
+    def admits(self, host: str) -> bool:
+        """Tell whether a client with this address may come in."""
+        return host not in self._deny and (not self._allow or host in self._allow)

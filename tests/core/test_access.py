@@ -1,0 +1,52 @@
+"""Who may come in, by address."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echod.core.access import Access, Networks
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "host", "admitted"),
+    [
+        ([], [], "192.0.2.1", True),
+        (["192.0.2.0/24"], [], "192.0.2.255", True),
+        (["192.0.2.0/24"], [], "192.0.3.0", False),
+        (["192.0.2.0/24"], [], "2001:db8::1", False),
+        ([], ["2001:db8::/32"], "2001:db8:ffff::1", False),
+        ([], ["2001:db8::/32"], "2001:db9::1", True),
+        (["192.0.2.0/24"], ["192.0.2.7/32"], "192.0.2.7", False),
+        (["192.0.2.7/32"], ["192.0.2.0/24"], "192.0.2.7", False),
+        (["fe80::/10"], [], "fe80::1%eth0", True),
+        (["0.0.0.0/0"], [], "255.255.255.255", True),
+        ([], ["0.0.0.0/0", "::/0"], "::1", False),
+    ],
+)
+def test_the_two_lists(allow: list[str], deny: list[str], host: str, admitted: bool) -> None:
+    """Denied wins; without anybody allowed by name everybody else is."""
+    assert admitted is Access(allow, deny).admits(host)
+
+
+@pytest.mark.parametrize(("allow", "deny", "any_"), [([], [], False), (["::/0"], [], True), ([], ["::/0"], True)])
+def test_no_list_is_nothing_to_ask(allow: list[str], deny: list[str], any_: bool) -> None:
+    """A door without lists need not look at an address."""
+    assert any_ is bool(Access(allow, deny))
+
+
+@given(
+    networks=st.lists(st.ip_addresses().flatmap(lambda ip: st.integers(0, ip.max_prefixlen).map(lambda n: (ip, n)))),
+    host=st.ip_addresses(),
+)
+def test_a_list_finds_what_the_standard_library_finds(
+    networks: list[tuple[ipaddress.IPv4Address, int]], host: ipaddress.IPv4Address
+) -> None:
+    """However many networks, of both versions."""
+    texts = [str(ipaddress.ip_network((ip, length), strict=False)) for ip, length in networks]
+    expected = any(host in ipaddress.ip_network(text) for text in texts)
+
+    assert expected is (str(host) in Networks(texts))
