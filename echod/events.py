@@ -44,6 +44,7 @@ class RefuseReason(StrEnum):
     """Why a connection was closed as soon as it was accepted."""
 
     OVER_LIMIT = "over_limit"
+    OVER_ADDRESS_LIMIT = "over_address_limit"
     OVER_RATE = "over_rate"
     DENIED = "denied"
 

@@ -121,6 +121,12 @@ class Limits(Table):
         le=1_000_000,
         description="Connections at once, over all workers; as a default it shrinks to what the machine allows.",
     )
+    max_connections_per_address: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Connections at once of one address, an IPv6 one counting with its /64; 0 for any number.",
+    )
     idle_timeout: Duration = Field(
         default=600.0, description="Ends a connection on which no byte moves; 0s never does."
     )

@@ -9,8 +9,18 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
+IPV6 = 6
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+def address_key(host: str) -> int:
+    """Return what an address is counted under, 64 bits and never 0: IPv6 by its /64, which may be one client's."""
+    address = ipaddress.ip_address(host)
+    if address.version == IPV6:
+        return int(address) >> 64 or 1  # the loopback's; 0:0:0:1::/64 is reserved (RFC 4291 §4)
+    return 0xFFFF << 32 | int(address)  # the lower half of its mapped form, which is no IPv6 network
 
 
 class Networks:

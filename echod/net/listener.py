@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from echod.core.access import Access
+from echod.core.access import Access, address_key
 from echod.core.admission import Bucket
 from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
@@ -123,13 +123,14 @@ class Listener(Handler):
             self._pause(error, now)
             return False
         sock.setblocking(False)
-        reason = self._objection(peer, now)
-        number = None if reason else self._setting.gate.admit()
-        if number is None:
-            self._refuse(sock, peer, reason or RefuseReason.OVER_LIMIT)
+        setting, host = self._setting, _host(peer)
+        key = address_key(host) if setting.gate.per_address and host else 0
+        number = self._objection(host, now) or setting.gate.admit(key)
+        if isinstance(number, RefuseReason):
+            self._refuse(sock, peer, number)
             return True
-        kind = QuietStream if self._setting.quiet and _host(peer) in self._setting.quiet else Stream
-        stream = kind(sock, peer, self.origin, self._setting, number, now)
+        kind = QuietStream if setting.quiet and host and host in setting.quiet else Stream
+        stream = kind(sock, peer, self.origin, setting, number, key, now)
         try:
             self._reactor.add(stream)
         except OSError as error:  # the kernel has no memory to watch one more
@@ -137,8 +138,8 @@ class Listener(Handler):
             stream.close()
         return True
 
-    def _objection(self, peer: Address, now: float) -> RefuseReason | None:
-        if self._access and not self._access.admits(_host(peer)):
+    def _objection(self, host: str, now: float) -> RefuseReason | None:
+        if self._access and not self._access.admits(host):
             return RefuseReason.DENIED
         if self._bucket and not self._bucket.take(now):
             return RefuseReason.OVER_RATE
@@ -168,6 +169,5 @@ class Listener(Handler):
 
 
 def _host(peer: Address) -> str:
-    """Return the address of a TCP peer, an IPv4 one as such."""
-    host, _ = sockets.place(peer)
-    return (host or "").removeprefix(sockets.MAPPED)
+    """Return the address of a TCP peer, an IPv4 one as such; "" for a Unix one."""
+    return str(peer[0]).removeprefix(sockets.MAPPED) if isinstance(peer, tuple) else ""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from echod.config.models import Limits
     from echod.core.access import Networks
-    from echod.events import Event
+    from echod.events import Event, RefuseReason
     from echod.net.sockets import Address
 
 RECEIVE = 256 * 1024
@@ -43,12 +43,15 @@ class Gate(Protocol):
     limit: int
     """Connections at once, over all workers."""
 
+    per_address: int
+    """The same for one address; 0 for any number."""
+
     def open(self) -> bool:
         """Prepare to admit; False when another worker is deciding just now: ask again soon. Ends with `shut`."""
         ...
 
-    def admit(self) -> int | None:
-        """Count one connection in and return its id; None when there are enough."""
+    def admit(self, key: int) -> int | RefuseReason:
+        """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
         ...
 
     def refuse(self) -> int:
@@ -63,8 +66,8 @@ class Gate(Protocol):
         """Tell whether this worker has many more connections than its siblings."""
         ...
 
-    def leave(self) -> None:
-        """Count one connection out."""
+    def leave(self, key: int) -> None:
+        """Count one connection out, with the key that it came in with."""
         ...
 
 
@@ -109,10 +112,10 @@ class Origin:
 class Stream(Handler):
     """One accepted socket."""
 
-    __slots__ = ("_error", "_peer", "_setting", "connection", "id", "origin", "socket")
+    __slots__ = ("_error", "_key", "_peer", "_setting", "connection", "id", "origin", "socket")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a connection is where everything meets
-        self, sock: socket.socket, peer: Address, origin: Origin, setting: Setting, number: int, now: float
+        self, sock: socket.socket, peer: Address, origin: Origin, setting: Setting, number: int, key: int, now: float
     ) -> None:
         super().__init__(sock.fileno())
         self.socket = sock
@@ -121,6 +124,7 @@ class Stream(Handler):
         self.connection = Connection(setting.limits, now)
         self.deadline = self.connection.deadline
         self._error: str | None = None
+        self._key = key
         self._peer = peer
         self._setting = setting
         self._say_opened()
@@ -199,7 +203,7 @@ class Stream(Handler):
             sockets.reset(self.socket)
         else:
             self.socket.close()
-        self._setting.gate.leave()
+        self._setting.gate.leave(self._key)
         self._say_closed()
 
     def _say_opened(self) -> None:

@@ -23,6 +23,8 @@ from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
 from echod.core import admission
+from echod.events import RefuseReason
+from echod.observe.addresses import AddressTable
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -59,11 +61,17 @@ class Scoreboard:
         self.cells = memoryview(mmap.mmap(-1, (len(Column) * ROWS + 1) * 8)).cast("Q")
         self.cells[-1] = 1
         self.lock = os.memfd_create("echod-admission")
+        self.addresses = AddressTable(ROWS)
+
+    @property
+    def used(self) -> int:
+        """How many rows were ever used: the first so many."""
+        return self.cells[-1]
 
     def column(self, column: Column) -> memoryview:
         """Return one number of all rows that were ever used."""
         start = column * ROWS
-        return self.cells[start : start + self.cells[-1]]
+        return self.cells[start : start + self.used]
 
     def total(self, column: Column) -> int:
         """Return the sum of one number over all rows."""
@@ -80,6 +88,7 @@ class Scoreboard:
         row[Column.ACTIVE] = 0
         row[Column.LOST] += lost
         row[Column.ACCEPTING] = 0
+        self.addresses.clear(number)
         return lost
 
     def take_row(self, taken: Container[int]) -> Row:
@@ -107,15 +116,16 @@ class Row:
 class Gate:
     """Admits connections to one worker, for the whole daemon's limit."""
 
-    def __init__(self, row: Row, limit: int) -> None:
+    def __init__(self, row: Row, limit: int, per_address: int = 0) -> None:
         self.limit = limit
+        self.per_address = per_address
         self._row = row
         self._board = row.board
         self._locked = False
 
     def open(self) -> bool:
         """Prepare to admit; False when another worker is deciding at the limit just now."""
-        if not admission.near(self._board.total(Column.ACTIVE), self.limit):
+        if not self.per_address and not admission.near(self._board.total(Column.ACTIVE), self.limit):
             return True
         try:
             fcntl.lockf(self._board.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,15 +140,28 @@ class Gate:
             fcntl.lockf(self._board.lock, fcntl.LOCK_UN)
             self._locked = False
 
-    def admit(self) -> int | None:
-        """Count one connection in and return its id, or None when there are enough."""
+    def admit(self, key: int) -> int | RefuseReason:
+        """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
         row = self._row
         row[Column.ACTIVE] += 1
         if self._board.total(Column.ACTIVE) > self.limit:
             row[Column.ACTIVE] -= 1
-            return None
+            return RefuseReason.OVER_LIMIT
+        if key and not self.enter(key):
+            row[Column.ACTIVE] -= 1
+            return RefuseReason.OVER_ADDRESS_LIMIT
         row[Column.ACCEPTED] += 1
         return self._number(row[Column.ACCEPTED] + row[Column.REFUSED])
+
+    def enter(self, key: int) -> bool:
+        """Count one connection of an address in, unless it has enough."""
+        table, row = self._board.addresses, self._row.number
+        if not table.enter(row, key):
+            return False
+        if table.total(key, self._board.used) <= self.per_address:
+            return True
+        table.leave(row, key)
+        return False
 
     def refuse(self) -> int:
         """Count one connection that was turned away and return an id for it."""
@@ -146,9 +169,11 @@ class Gate:
         row[Column.REFUSED] += 1
         return self._number(row[Column.ACCEPTED] + row[Column.REFUSED])
 
-    def leave(self) -> None:
-        """Count one connection out."""
+    def leave(self, key: int) -> None:
+        """Count one connection out, with the key that it came in with."""
         self._row[Column.ACTIVE] -= 1
+        if key:
+            self._board.addresses.leave(self._row.number, key)
 
     def crowded(self) -> bool:
         """Tell whether this worker has many more connections than the mean of those that accept."""

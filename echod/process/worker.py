@@ -172,7 +172,7 @@ class Worker(Handler):
     def _settle(self, config: Config) -> Setting:
         limits, workers, quiet = config.limits, config.daemon.worker_count, Networks(config.log.quiet)
         if self._setting is None:
-            gate = Gate(self._row, limits.max_connections)
+            gate = Gate(self._row, limits.max_connections, limits.max_connections_per_address)
             buffer = memoryview(bytearray(RECEIVE))
             self._setting = Setting(limits, buffer, gate, self._log.emit, self._log.verbose, workers, quiet)
             return self._setting
@@ -182,6 +182,7 @@ class Worker(Handler):
         setting.workers = workers
         setting.quiet = quiet
         setting.gate.limit = limits.max_connections
+        setting.gate.per_address = limits.max_connections_per_address
         return setting
 
     def _drain(self, timeout: float, now: float) -> None:

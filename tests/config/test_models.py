@@ -39,7 +39,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     )
     assert (1, "auto", "", "", "", 0.0, 25.0) == tuple(dict(config.daemon).values())
     assert (Level.INFO, "auto", "", (), ()) == tuple(dict(config.log).values())
-    assert (10_000, 600.0, 60.0, 0.0, 262_144) == tuple(dict(config.limits).values())
+    assert (10_000, 0, 600.0, 60.0, 0.0, 262_144) == tuple(dict(config.limits).values())
 
 
 def test_takes_every_key() -> None:
@@ -64,7 +64,7 @@ def test_takes_every_key() -> None:
 
     assert ("auto", "poll", "/run/x", "u", "g", 0.0, 25.0) == tuple(dict(config.daemon).values())
     assert (Level.DEBUG, "json", "/var/log/é", ("connection.opened",), ("::1/128",)) == tuple(dict(config.log).values())
-    assert (5, 0.0, 60.0, 3600.0, 4096) == tuple(dict(config.limits).values())
+    assert (5, 0, 0.0, 60.0, 3600.0, 4096) == tuple(dict(config.limits).values())
     v6, path, abstract = config.listener
     assert (Address("fe80::1%eth0", 7, literal=True), True, False) == (v6.parsed, v6.literal, v6.ephemeral)
     assert ("/run/é", "0600", "u:g", None, True, False) == (

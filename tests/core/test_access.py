@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echod.core.access import Access, Networks
+from echod.core.access import Access, Networks, address_key
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,16 @@ def test_the_two_lists(allow: list[str], deny: list[str], host: str, admitted: b
 def test_no_list_is_nothing_to_ask(allow: list[str], deny: list[str], any_: bool) -> None:
     """A door without lists need not look at an address."""
     assert any_ is bool(Access(allow, deny))
+
+
+def test_an_address_is_counted_with_its_network() -> None:
+    """An IPv6 address with its /64, whatever its interface; an IPv4 address by itself, and beside no IPv6 network."""
+    same = ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::1%eth0")
+    others = ("2001:db8:1:3::1", "192.0.2.1", "192.0.2.2", "::1", "255.255.255.255", "0.0.0.0")
+
+    assert 1 == len(set(map(address_key, same)))
+    assert 1 + len(others) == len({address_key(host) for host in (same[0], *others)})
+    assert all(0 < address_key(host) < 2**64 for host in (*same, *others))
 
 
 @given(

@@ -13,6 +13,7 @@ import pytest
 from echod.config import listeners as models
 from echod.config.models import Limits
 from echod.core.access import Networks
+from echod.events import RefuseReason
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
@@ -51,6 +52,7 @@ class DoorKeeper:
 
     def __init__(self) -> None:
         self.limit = 1_000_000
+        self.per_address = 0
         self.serial = 0
         self.inside = 0
         self.opened = 0
@@ -62,10 +64,10 @@ class DoorKeeper:
         self.opened += not self.busy
         return not self.busy
 
-    def admit(self) -> int | None:
+    def admit(self, key: int) -> int | RefuseReason:
         """Admit up to the limit."""
         if self.inside >= self.limit:
-            return None
+            return RefuseReason.OVER_LIMIT
         self.inside += 1
         return self.refuse()
 
@@ -82,7 +84,7 @@ class DoorKeeper:
         """Say what the test has set."""
         return self.stuffed
 
-    def leave(self) -> None:
+    def leave(self, key: int) -> None:
         """Let one out."""
         self.inside -= 1
 
@@ -153,9 +155,10 @@ class Rig:
         if tight:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         address, port = door.getsockname()[:2]
-        number = self.gate.admit()
-        assert number is not None
-        stream = Stream(sock, peer, Origin("echo", address, port, "ipv4", "tcp"), self.setting, number, self.clock.now)
+        number = self.gate.admit(0)
+        assert isinstance(number, int)
+        origin = Origin("echo", address, port, "ipv4", "tcp")
+        stream = Stream(sock, peer, origin, self.setting, number, 0, self.clock.now)
         self.reactor.add(stream)
         return client, stream
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from echod.events import RefuseReason
 from echod.observe.scoreboard import ROWS, Column, Gate, Row, Scoreboard
 
 if TYPE_CHECKING:
@@ -164,9 +165,9 @@ def test_admit_up_to_the_limit(board: Scoreboard) -> None:
     """A gate lets in as many as the limit says, over all workers, and then nobody until somebody leaves."""
     mine, other = active(board, 0, 2)
     gate = Gate(mine, 5)
-    admitted = [gate.admit() is not None for _ in range(5)]
-    gate.leave()
-    again = [gate.admit() is not None for _ in range(2)]
+    admitted = [isinstance(gate.admit(0), int) for _ in range(5)]
+    gate.leave(0)
+    again = [isinstance(gate.admit(0), int) for _ in range(2)]
 
     assert ([True, True, True, False, False], [True, False]) == (admitted, again)
     assert (3, 4, 2) == (mine[Column.ACTIVE], mine[Column.ACCEPTED], other[Column.ACTIVE])
@@ -178,12 +179,12 @@ def test_a_lower_limit_lets_nobody_in(board: Scoreboard) -> None:
     gate = Gate(row, 10)
     gate.limit = 3
 
-    assert (None, 5) == (gate.admit(), row[Column.ACTIVE])
+    assert (RefuseReason.OVER_LIMIT, 5) == (gate.admit(0), row[Column.ACTIVE])
 
     for _ in range(3):
-        gate.leave()
+        gate.leave(0)
 
-    assert gate.admit() is not None
+    assert isinstance(gate.admit(0), int)
 
 
 def test_refused_are_counted_apart(board: Scoreboard) -> None:
@@ -198,16 +199,39 @@ def test_refused_are_counted_apart(board: Scoreboard) -> None:
 def test_ids_are_unique(board: Scoreboard) -> None:
     """No two connections have the same id: not of two workers, not of two workers of one slot, admitted or not."""
     taken = rows(board, 3)
-    ids: list[int | None] = []
+    ids: list[int | RefuseReason] = []
     for _ in range(2):  # the second gate of a slot is that of the worker's successor
         for row in taken:
             gate = Gate(row, 10**6)
             for _ in range(50):
-                ids += [gate.admit(), gate.refuse()]
+                ids += [gate.admit(0), gate.refuse()]
             board.settle(row.number)
 
-    assert None not in ids
     assert 600 == len(set(ids))
+
+
+def test_an_address_has_its_own_limit(board: Scoreboard, stack: ExitStack) -> None:
+    """Over all workers, and exactly; a connection that is turned away counts nowhere; a dead worker's count no more."""
+    first, second = (Gate(row, 100, per_address=3) for row in rows(board, 2))
+    answers = [gate.admit(7) for gate in (first, second, first, second)]
+
+    assert [True, True, True, False] == [isinstance(answer, int) for answer in answers]
+    assert RefuseReason.OVER_ADDRESS_LIMIT == answers[-1]
+    assert (3, 3) == (board.total(Column.ACTIVE), board.total(Column.ACCEPTED))
+    assert isinstance(second.admit(8), int)
+    first.leave(7)
+    assert isinstance(second.admit(7), int)
+    board.settle(2)
+    assert [True, True, False] == [isinstance(first.admit(7), int) for _ in range(3)]
+
+
+def test_with_a_limit_for_addresses_every_decision_is_alone(board: Scoreboard, stack: ExitStack) -> None:
+    """Else two workers could each turn away the one who still fitted: only one decides at a time."""
+    mine, theirs = rows(board, 2)
+    hold(board, stack, Gate(theirs, 10**6, per_address=1))
+    gate = Gate(mine, 10**6, per_address=1)
+
+    assert not gate.open()
 
 
 # -- the lock ---------------------------------------------------------------------------------------------------------
@@ -306,7 +330,7 @@ def race(board: Scoreboard, stack: ExitStack, limit: int, attempts: int) -> None
                 if not gate.open():
                     continue
                 left -= 1
-                if gate.admit() is None:
+                if not isinstance(gate.admit(0), int):
                     gate.refuse()
                 gate.shut()
 

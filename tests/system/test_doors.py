@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.system.clients import connect, echo_once, ping, read_to_end
+from tests.system.clients import MIB, connect, echo_once, ping, read_to_end
 
 if TYPE_CHECKING:
     from tests.system.daemon import Starter
@@ -51,6 +51,33 @@ def test_health_checks_are_not_written(start: Starter) -> None:
     assert (1, 1) == (len(daemon.records("connection.opened")), len(daemon.records("connection.closed")))
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+def test_an_address_has_its_own_limit(start: Starter, workers: int) -> None:
+    """Exactly so many of one address are inside, over all workers; others are not its concern; places return."""
+    daemon = start(workers=workers, limits={"max_connections_per_address": 25})
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(connect(daemon.address())) for _ in range(100)]
+        daemon.wait_for("connection.refused", {"echod.refuse.reason": "over_address_limit"}, count=75)
+        inside = [client for client in crowd if answers(client)]
+        assert 25 == len(inside)
+        with socket.create_connection(daemon.address(), 5, source_address=("127.0.0.2", 0)) as other:
+            ping(other)
+        for client in inside[:5]:
+            client.close()
+        daemon.wait_for("connection.closed", {"client.address": "127.0.0.1"}, count=5)
+        for _ in range(5):
+            ping(stack.enter_context(connect(daemon.address())))
+
+
+def answers(client: socket.socket) -> bool:
+    """Tell whether a client is inside."""
+    try:
+        ping(client)
+    except (OSError, AssertionError):
+        return False
+    return True
+
+
 def test_a_rate_holds_over_the_workers(start: Starter) -> None:
     """Three times as many clients a second as may come: about as many as may are let in, the others are recorded."""
     rate, seconds = 40, 3
@@ -73,6 +100,7 @@ def test_the_type_of_service_is_on_the_wire(start: Starter) -> None:
     daemon = start(listeners=door(tos=184))
     port = daemon.address()[1]
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(IP)) as wire:
+        wire.setsockopt(socket.SOL_SOCKET, 33, 64 * MIB)  # SO_RCVBUFFORCE: other tests are on the wire too
         wire.bind(("lo", IP))
         wire.settimeout(5)
         for tos in (184, 32):
