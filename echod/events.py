@@ -49,6 +49,19 @@ class RefuseReason(StrEnum):
     DENIED = "denied"
 
 
+class DropReason(StrEnum):
+    """Why a datagram was not answered; each is a field of `datagram.dropped`."""
+
+    SOURCE_PORT = "source_port"
+    SOURCE_ADDRESS = "source_address"
+    DESTINATION = "destination"
+    DENIED = "denied"
+    OVER_RATE = "over_rate"
+    TRUNCATED = "truncated"
+    RECEIVE_FAILED = "receive_failed"
+    SEND_FAILED = "send_failed"
+
+
 def key(name: str) -> Any:
     """Declare a field that appears in the log as `name` and is left out while it is None."""
     return dataclasses.field(default=None, metadata={"key": name}, kw_only=True)
@@ -389,6 +402,32 @@ class ConnectionExceptional(Event):
     level = Level.DEBUG
     id: int | None = key("echod.connection.id")
     error: str | None = key("error.type")
+
+
+# -- datagrams --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DatagramDropped(ListenerEvent):
+    """Datagrams of the last second were not answered; how many, by reason."""
+
+    name = "datagram.dropped"
+    source_port: int | None = key("echod.dropped.source_port")
+    source_address: int | None = key("echod.dropped.source_address")
+    destination: int | None = key("echod.dropped.destination")
+    denied: int | None = key("echod.dropped.denied")
+    over_rate: int | None = key("echod.dropped.over_rate")
+    truncated: int | None = key("echod.dropped.truncated")
+    receive_failed: int | None = key("echod.dropped.receive_failed")
+    send_failed: int | None = key("echod.dropped.send_failed")
+
+
+@dataclass(frozen=True)
+class DatagramThrottled(ListenerEvent):
+    """An address sends more than its rate, as an echo service would; said once, until a minute of peace."""
+
+    name = "datagram.throttled"
+    level = Level.WARNING
 
 
 # -- the log itself, and what should never happen ---------------------------------------------------------------------

@@ -73,7 +73,7 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
     "precedence": ("[[listener]]\ntos = 256\n", ":2: listener[0].tos: must be at most 255, got 256"),
     "networks of a Unix socket": (
         '[[listener]]\nkind = "unix"\naddress = "@x"\nallow = ["10.0.0.0/8"]\n',
-        ':4: listener[0].allow: is for kind = "tcp" only',
+        ':4: listener[0].allow: is for kind = "tcp" or "udp" only',
     ),
     "future table": ('[admin]\naddress = "localhost:10001"\n', ":1: admin: unknown table"),
     "hostile key": ('"\\u001b[2J\\n" = 1\n', ':1: "\\x1b[2J\\n": unknown key'),
@@ -106,7 +106,23 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
     "poller": ('[daemon]\npoller = "kqueue"\n', 'must be "auto", "epoll", "poll" or "select", got "kqueue"'),
     "case of a word": ('[log]\nlevel = "INFO"\n', 'must be "debug", "info", "warning" or "error", got "INFO"'),
     "none": ('[log]\nformat = "none"\n', 'must be "auto", "json" or "console", got "none"'),
-    "kind": ('[[listener]]\nkind = "udp"\n', ':2: listener[0].kind: must be "tcp" or "unix", got "udp"'),
+    "kind": ('[[listener]]\nkind = "sctp"\n', ':2: listener[0].kind: must be "tcp", "udp" or "unix", got "sctp"'),
+    "ports": (
+        '[[listener]]\nkind = "udp"\n[listener.udp]\ndeny_source_ports = ["7", "9-8"]\n',
+        ':4: listener[0].udp.deny_source_ports[1]: must be a port or a range of ports such as "53" or "0-1023"',
+    ),
+    "udp of a TCP listener": (
+        "[[listener]]\nudp = { rate = 1 }\n",
+        ':2: listener[0].udp: is for kind = "udp" only',
+    ),
+    "typo in a table of a listener": (
+        '[[listener]]\nkind = "udp"\n[listener.udp]\nburts = 1\n',
+        ':4: listener[0].udp.burts: unknown key, did you mean "burst"?',
+    ),
+    "backlog of a UDP listener": (
+        '[[listener]]\nkind = "udp"\nbacklog = 1\n',
+        ':3: listener[0].backlog: is for kind = "tcp" or "unix" only',
+    ),
     "relative path": (
         '[[listener]]\nkind = "unix"\naddress = "run/x"\n',
         ":3: listener[0].address: must be an absolute path",

@@ -12,6 +12,7 @@ import pytest
 
 from echod import events
 from echod.config import dumping, manual
+from echod.config.fields import Table
 from echod.config.models import Config
 from echod.process.signals import ACTED_ON
 
@@ -34,17 +35,17 @@ def test_the_shipped_manual_page_is_the_printed_one() -> None:
 def test_every_key_is_in_the_readme_and_the_changelog() -> None:
     """A new option arrives in model, README and CHANGELOG together."""
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    data = dumping.dump(Config())
-    for table, field in Config.model_fields.items():
-        single = field.default[0] if table == "listener" else field.default
-        values = data[table][0] if table == "listener" else data[table]
-        head = f"[[{table}]]" if table == "listener" else f"[{table}]"
-        for key, value in values.items():
-            description = type(single).model_fields[key].description
-            row = f"| `{head}` `{key}` | `{json.dumps(value)}` | {description}"
+    tables = [(f"[{name}]", field.default) for name, field in Config.model_fields.items() if name != "listener"]
+    listener = Config.model_fields["listener"].default[0]
+    inner = {name: value for name, value in listener if isinstance(value, Table)}
+    tables += [("[[listener]]", listener), *((f"[listener.{name}]", table) for name, table in inner.items())]
+    for head, table in tables:
+        for key, value in table.model_dump(mode="json").items():
+            if table is not listener or key not in inner:
+                row = f"| `{head}` `{key}` | `{json.dumps(value)}` | {type(table).model_fields[key].description}"
 
-            assert row in README
-            assert f"`{key}`" in changelog
+                assert row in README
+                assert f"`{key}`" in changelog
 
 
 def test_every_event_is_in_the_readme() -> None:

@@ -30,7 +30,8 @@ def to_toml(config: Config) -> str:
     tables = dump(config)
     listeners = tables.pop("listener")
     # Each by itself, since tomli_w writes short tables of an array inline.
-    return "\n[[listener]]\n".join([tomli_w.dumps(tables), *(tomli_w.dumps(listener) for listener in listeners)])
+    written = (tomli_w.dumps({"listener": each}).replace("[listener]", "[[listener]]", 1) for each in listeners)
+    return "\n".join([tomli_w.dumps(tables), *written])
 
 
 def defaults_toml() -> str:
@@ -38,9 +39,9 @@ def defaults_toml() -> str:
     parts = [_HEAD]
     for name, field in Config.model_fields.items():
         if name == "listener":
-            parts.append(f"# {field.description}\n#[[{name}]]\n{_keys(Listener())}")
+            parts.append(f"# {field.description}\n#[[{name}]]\n{_keys(Listener(), name)}")
         else:
-            parts.append(f"# {field.description}\n[{name}]\n{_keys(field.default)}")
+            parts.append(f"# {field.description}\n[{name}]\n{_keys(field.default, name)}")
     return "\n".join(parts)
 
 
@@ -50,10 +51,20 @@ def schema() -> str:
     return json.dumps(Config.model_json_schema(mode="serialization"), indent=2) + "\n"
 
 
-def _keys(table: Table) -> str:
+def _keys(table: Table, path: str) -> str:
     text = ""
     values = table.model_dump(mode="json")
     for name, field in type(table).model_fields.items():
-        restart = " (needs a restart)" if field.json_schema_extra == RESTART else ""
-        text += f"# {field.description}{restart}\n#{tomli_w.dumps({name: values[name]})}"
+        if isinstance(field.default, Table):
+            text += f"# {field.description}\n#[{path}.{name}]\n{_keys(field.default, f'{path}.{name}')}"
+        else:
+            restart = " (needs a restart)" if field.json_schema_extra == RESTART else ""
+            text += f"# {field.description}{restart}\n#{name} = {_value(values[name])}\n"
     return text
+
+
+def _value(value: Any) -> str:
+    """Write a value on one line, an array too."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")

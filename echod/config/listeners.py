@@ -16,10 +16,21 @@ from pydantic_core import InitErrorDetails
 from echod.config.address import Address, parse_address, parse_path
 from echod.config.fields import RESTART, Table, at_most, rule
 from echod.config.quantities import KIB, MIB, Duration, Size, size_text
+from echod.config.udp import Udp
+from echod.config.wording import quoted
 
 MOST_NETWORKS = 1000  # in a list; each connection is held against all of them
 LONGEST_INTERFACE = 15  # IFNAMSIZ of netdevice(7) holds 16, and the last must be NUL
 HIGHEST_PRECEDENCE = 255
+
+KINDS = {
+    **dict.fromkeys(("allow", "deny", "ipv6_only", "interface", "tos", "free_bind"), ("tcp", "udp")),
+    **dict.fromkeys(("accept_rate", "backlog"), ("tcp", "unix")),
+    **dict.fromkeys(("nodelay", "keepalive"), ("tcp",)),
+    **dict.fromkeys(("mode", "owner"), ("unix",)),
+    "udp": ("udp",),
+}
+"""Which kinds of listener have a key, where it is not all of them."""
 
 
 def _name(name: str) -> str:
@@ -70,7 +81,9 @@ class Listener(Table):
     name: Annotated[str, AfterValidator(_name)] = Field(
         default="echo", description="What the log calls this listener; no two share one."
     )
-    kind: Literal["tcp", "unix"] = Field(default="tcp", description='The transport: "tcp", or "unix" for a stream.')
+    kind: Literal["tcp", "udp", "unix"] = Field(
+        default="tcp", description='The transport: "tcp", "udp", or "unix" for a stream on a path.'
+    )
     address: str = Field(
         default="localhost:10000",
         validate_default=True,
@@ -121,36 +134,30 @@ class Listener(Table):
         json_schema_extra=RESTART,
     )
 
+    udp: Udp = Field(default=Udp(), description="What keeps a UDP echo from being abused.")
+
     @field_validator("address")
     @classmethod
     def _canonical(cls, address: str, info: Any) -> str:
         match info.data.get("kind"):
-            case "tcp":
+            case "tcp" | "udp":
                 return str(parse_address(address))
             case "unix":
                 return parse_path(address)
         return address  # the kind is refused already
 
-    @field_validator("mode", "owner")
+    @field_validator(*KINDS)
     @classmethod
-    def _is_of_unix(cls, value: Any, info: Any) -> Any:
-        return cls._belongs_to("unix", value, info)
-
-    @field_validator("allow", "deny", "nodelay", "keepalive", "ipv6_only", "interface", "tos", "free_bind")
-    @classmethod
-    def _is_of_tcp(cls, value: Any, info: Any) -> Any:
-        return cls._belongs_to("tcp", value, info)
-
-    @classmethod
-    def _belongs_to(cls, kind: str, value: Any, info: Any) -> Any:
-        if info.data.get("kind", kind) != kind and value != cls.model_fields[info.field_name].default:
-            raise rule(f'is for kind = "{kind}" only')
+    def _belongs(cls, value: Any, info: Any) -> Any:
+        kinds = KINDS[info.field_name]
+        if info.data.get("kind", kinds[0]) not in kinds and value != cls.model_fields[info.field_name].default:
+            raise rule(f"is for kind = {' or '.join(map(quoted, kinds))} only")
         return value
 
     @property
     def parsed(self) -> Address | None:
         """Host and port; None for a Unix socket."""
-        return parse_address(self.address) if self.kind == "tcp" else None
+        return None if self.kind == "unix" else parse_address(self.address)
 
     @property
     def literal(self) -> bool:
@@ -181,7 +188,7 @@ def _clashes(first: Listener, second: Listener) -> Iterator[tuple[str, str]]:
     """Say (key, sentence) for whatever the second of two listeners cannot share with the first."""
     if first.name == second.name:
         yield "name", f'"{second.name}" is the name of another listener already'
-    if second.ephemeral:  # the kernel gives each port 0 a port of its own
+    if first.kind != second.kind or second.ephemeral:  # the kernel gives each port 0 a port of its own
         return
     if first.address == second.address:
         yield "address", f'{second.address} is the address of listener "{first.name}" already'

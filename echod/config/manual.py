@@ -77,7 +77,7 @@ Without it the defaults are in force.
 def page() -> str:
     """Return the manual page."""
     tables = "".join(
-        _table(f"[[{name}]]" if name == "listener" else f"[{name}]", field.description or "", _sample(name))
+        _table(name, f"[[{name}]]" if name == "listener" else f"[{name}]", field.description or "", _sample(name))
         for name, field in Config.model_fields.items()
     )
     return _HEAD + tables + _TAIL % _escaped(EXAMPLE)
@@ -87,13 +87,16 @@ def _sample(name: str) -> Table:
     return Listener() if name == "listener" else Config.model_fields[name].default
 
 
-def _table(head: str, description: str, sample: Table) -> str:
+def _table(path: str, head: str, description: str, sample: Table) -> str:
     values = sample.model_dump(mode="json")
-    keys = "".join(
-        f".TP\n\\fB{_escaped(name)}\\fP = {_escaped(json.dumps(values[name]))}\n{_escaped(_described(field))}\n"
-        for name, field in type(sample).model_fields.items()
-    )
-    return f".SS {head}\n{_escaped(description)}\n{keys}"
+    text, inner = f".SS {head}\n{_escaped(description)}\n", ""
+    for name, field in type(sample).model_fields.items():
+        if isinstance(field.default, Table):
+            inner += _table(f"{path}.{name}", f"[{path}.{name}]", field.description or "", field.default)
+        else:
+            value = _escaped(json.dumps(values[name]))
+            text += f".TP\n\\fB{_escaped(name)}\\fP = {value}\n{_escaped(_described(field))}\n"
+    return text + inner
 
 
 def _described(field: object) -> str:

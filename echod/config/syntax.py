@@ -13,7 +13,7 @@ Path = tuple[str | int, ...]
 
 MOST_PARTS = 16  # the model needs 2; 20,000 of them cost tomllib ten seconds
 MOST_NESTED = 32  # the model needs 2; 1,000 of them are a RecursionError
-_DEEPEST = 4  # no fault lies deeper: listener, its index, a key, an item
+_DEEPEST = 5  # no fault lies deeper: listener, its index, a table of its own, a key, an item
 
 # Possessive throughout, and an unterminated string ends with its line or with the text: nothing is scanned twice.
 _PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]++|\\.)*+"?|'[^'\n]*+'?)"""

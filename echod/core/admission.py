@@ -26,11 +26,14 @@ def steps_aside(own: int, total: int, workers: int) -> bool:
 
 
 class Bucket:
-    """Lets so many through a second on the average, and as many at once after a quiet second (a token bucket)."""
+    """Lets so many through a second on the average, and a burst at once after a quiet time (a token bucket).
 
-    def __init__(self, rate: float, now: float) -> None:
+    Without a `burst` that is what a second brings.
+    """
+
+    def __init__(self, rate: float, now: float, burst: float = 0.0) -> None:
         self._rate = rate
-        self._burst = max(rate, 1.0)
+        self._burst = max(burst or rate, 1.0)
         self._tokens = self._burst
         self._filled = now
 

@@ -33,9 +33,11 @@ MAPPED = "::ffff:"
 
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
+_TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "unix": socket.SOCK_STREAM}
 _PORT_TRIES = 16
 _PROBES = 3
 _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
+_IP_PKTINFO = 8
 _IP_FREEBIND = 15  # ip(7); the socket module does not name them
 _IPV6_FREEBIND = 78  # linux/in6.h
 _SIOCOUTQ = termios.TIOCOUTQ  # the same number, tcp(7)
@@ -61,7 +63,7 @@ def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
     for attempt in range(_PORT_TRIES):
         try:
             if listener.parsed:
-                return _bind_all(listener, listener.parsed, _resolve(listener.name, listener.parsed))
+                return _bind_all(listener, listener.parsed, _resolve(listener, listener.parsed))
             return [_listening(unix.bind(listener), listener)], []
         except OSError as error:
             # The port that the kernel chose for the first address may be taken on the second.
@@ -75,12 +77,12 @@ def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
 def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.socket]:
     """Return `inherited`, made like the sockets of `bind`; raise ConfigError where one is not what `listener` wants."""
     for sock in inherited:
-        if sock.type != socket.SOCK_STREAM or transport(sock.family) != listener.kind:
+        if sock.type not in {socket.SOCK_STREAM, socket.SOCK_DGRAM} or transport(sock) != listener.kind:
             kind = f"{socket.AddressFamily(sock.family).name} {socket.SocketKind(sock.type).name}"  # as in socket(2)
             raise ConfigError(
                 f'listener "{listener.name}": a {kind} socket was passed for it, and it is {listener.kind}'
             )
-        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ConfigError(f'listener "{listener.name}": a socket was passed for it that does not listen')
         tune(sock, listener)
         sock.setblocking(False)
@@ -89,6 +91,10 @@ def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.soc
 
 def tune(sock: socket.socket, listener: Listener) -> None:
     """Set what can be set at any time; accepted sockets inherit it."""
+    if sock.family in _FAMILIES:
+        _mark(sock, listener)
+    if sock.type == socket.SOCK_DGRAM:
+        return
     # Urgent data is data: out of line, one byte of it would be lost.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     if sock.family not in _FAMILIES:
@@ -100,10 +106,16 @@ def tune(sock: socket.socket, listener: Listener) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, min(round(listener.keepalive), _LONGEST_IDLE)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(between, _LONGEST_IDLE))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+
+
+def _mark(sock: socket.socket, listener: Listener) -> None:
+    datagrams = sock.type == socket.SOCK_DGRAM  # which tell the address that they were sent to
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, listener.tos)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, datagrams)
     else:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, listener.tos)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, datagrams)
 
 
 def text(address: Address) -> str:
@@ -126,9 +138,11 @@ def network(family: int) -> str | None:
     return _FAMILIES.get(socket.AddressFamily(family))
 
 
-def transport(family: int) -> str:
-    """Return OpenTelemetry's `network.transport` for a stream of an address family."""
-    return "tcp" if family in _FAMILIES else "unix"
+def transport(sock: socket.socket) -> str:
+    """Return OpenTelemetry's `network.transport` of a socket, which is also the kind of listener that has it."""
+    if sock.family not in _FAMILIES:
+        return "unix"
+    return "udp" if sock.type == socket.SOCK_DGRAM else "tcp"
 
 
 def error_name(error: OSError) -> str:
@@ -159,12 +173,12 @@ def _queued(sock: socket.socket, request: int) -> int:
     return int(count)
 
 
-def _resolve(name: str, wanted: address.Address) -> list[tuple[int, tuple[Any, ...]]]:
+def _resolve(listener: Listener, wanted: address.Address) -> list[tuple[int, tuple[Any, ...]]]:
     flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if wanted.literal else 0)
     try:
-        found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=flags)
+        found = socket.getaddrinfo(wanted.host, wanted.port, type=_TYPES[listener.kind], flags=flags)
     except OSError as error:  # gaierror is one
-        raise StartError(f'listener "{name}": {wanted}: {error.strerror}') from None
+        raise StartError(f'listener "{listener.name}": {wanted}: {error.strerror}') from None
     return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
@@ -194,10 +208,11 @@ def _bind_all(
 
 
 def _listen(listener: Listener, family: int, sockaddr: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, _TYPES[listener.kind])
     try:
-        # Connections of the last run in TIME_WAIT must not prevent a start; a listening socket still does.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections of the last run in TIME_WAIT must not prevent a start; a listening socket still does. With UDP it
+        # would let a second daemon take half of the datagrams.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, listener.kind == "tcp")
         if family == socket.AF_INET6:
             # By default 0.0.0.0 and [::] are two listeners, whatever net.ipv6.bindv6only says.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, listener.ipv6_only)
@@ -223,7 +238,8 @@ def _listening(sock: socket.socket, listener: Listener) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, listener.send_buffer)
         tune(sock, listener)
         sock.setblocking(False)
-        sock.listen(listener.backlog)
+        if sock.type == socket.SOCK_STREAM:
+            sock.listen(listener.backlog)
     except OSError:
         sock.close()
         raise
@@ -231,7 +247,7 @@ def _listening(sock: socket.socket, listener: Listener) -> socket.socket:
 
 
 def _why(error: OSError, listener: Listener) -> str:
-    find = f"ss -ltnp 'sport = :{listener.parsed.port}'" if listener.parsed else "ss -lxp"
+    find = f"ss -l{listener.kind[0]}np 'sport = :{listener.parsed.port}'" if listener.parsed else "ss -lxp"
     hints = {
         errno.EADDRINUSE: f"see who has it: {find}",
         errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE" if listener.parsed else "",

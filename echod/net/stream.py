@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from echod.config.models import Limits
     from echod.core.access import Networks
-    from echod.events import Event, RefuseReason
+    from echod.events import DropReason, Event, RefuseReason
     from echod.net.sockets import Address
 
 RECEIVE = 256 * 1024
@@ -71,6 +71,18 @@ class Gate(Protocol):
         ...
 
 
+class Tally(Protocol):
+    """Counts datagrams for the whole daemon."""
+
+    def echoed(self, count: int) -> None:
+        """Count one that was sent back, of `count` bytes."""
+        ...
+
+    def dropped(self, reason: DropReason) -> None:
+        """Count one that was not."""
+        ...
+
+
 @dataclass
 class Setting:
     """What all connections of a worker share. A reload replaces the values; an open connection keeps its limits."""
@@ -84,6 +96,9 @@ class Setting:
     """Whether events of level debug are wanted."""
     workers: int
     """Workers that share what is said for all of them."""
+    tally: Tally
+    udp_ports: frozenset[int]
+    """The ports of all UDP sockets of the daemon."""
     quiet: Networks
     """Clients whose connections are reported only if they carry a byte."""
 
@@ -102,7 +117,7 @@ class Origin:
     def of(cls, name: str, sock: socket.socket) -> Origin:
         """Describe the listening socket of the listener `name`."""
         address, port = sockets.place(sock.getsockname())
-        return cls(name, address, port, sockets.network(sock.family), sockets.transport(sock.family))
+        return cls(name, address, port, sockets.network(sock.family), sockets.transport(sock))
 
     def facts(self) -> dict[str, Any]:
         """Return what every record of a listening socket says about it."""

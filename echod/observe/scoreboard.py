@@ -23,7 +23,7 @@ from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
 from echod.core import admission
-from echod.events import RefuseReason
+from echod.events import DropReason, RefuseReason
 from echod.observe.addresses import AddressTable
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ class Column(IntEnum):
     """Connections that a stop has reset."""
     LOG_DROPPED = auto()
     """Lines that the log could not take."""
+    DATAGRAMS = auto()
+    """Datagrams ever answered."""
+    DATAGRAM_BYTES = auto()
+    """Their bytes, the same out as in."""
+    DROPPED = auto()
+    """Datagrams ever dropped, a column for each reason in the order of DropReason: this is the first."""
+
+
+COLUMNS = len(Column) - 1 + len(DropReason)
 
 
 class Scoreboard:
@@ -58,7 +67,7 @@ class Scoreboard:
 
     def __init__(self) -> None:
         # One cell more than the rows need says how many rows were ever used, so that sums need not read all of them.
-        self.cells = memoryview(mmap.mmap(-1, (len(Column) * ROWS + 1) * 8)).cast("Q")
+        self.cells = memoryview(mmap.mmap(-1, (COLUMNS * ROWS + 1) * 8)).cast("Q")
         self.cells[-1] = 1
         self.lock = os.memfd_create("echod-admission")
         self.addresses = AddressTable(ROWS)
@@ -68,12 +77,12 @@ class Scoreboard:
         """How many rows were ever used: the first so many."""
         return self.cells[-1]
 
-    def column(self, column: Column) -> memoryview:
+    def column(self, column: int) -> memoryview:
         """Return one number of all rows that were ever used."""
         start = column * ROWS
         return self.cells[start : start + self.used]
 
-    def total(self, column: Column) -> int:
+    def total(self, column: int) -> int:
         """Return the sum of one number over all rows."""
         return sum(self.column(column))
 
@@ -106,10 +115,10 @@ class Row:
         self.board = board
         self._cells = board.cells
 
-    def __getitem__(self, column: Column) -> int:
+    def __getitem__(self, column: int) -> int:
         return self._cells[column * ROWS + self.number]
 
-    def __setitem__(self, column: Column, value: int) -> None:
+    def __setitem__(self, column: int, value: int) -> None:
         self._cells[column * ROWS + self.number] = value
 
 
@@ -185,3 +194,20 @@ class Gate:
 
     def _number(self, serial: int) -> int:
         return serial * ROWS + self._row.number  # unique over all workers, and over the workers of a slot
+
+
+class Tally:
+    """Counts the datagrams of one worker."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._columns = {reason: Column.DROPPED + number for number, reason in enumerate(DropReason)}
+
+    def echoed(self, count: int) -> None:
+        """Count one that was sent back, of `count` bytes."""
+        self._row[Column.DATAGRAMS] += 1
+        self._row[Column.DATAGRAM_BYTES] += count
+
+    def dropped(self, reason: DropReason) -> None:
+        """Count one that was not."""
+        self._row[self._columns[reason]] += 1

@@ -66,7 +66,7 @@ class Doors:
         for listener in listeners:
             for _, sock in self.of([listener]):
                 sockets.tune(sock, listener)
-                if listener.name not in self._inherited:
+                if listener.kind != "udp" and listener.name not in self._inherited:
                     sock.listen(listener.backlog)
 
     def close(self, listeners: Iterable[Listener]) -> None:

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from echod.core.access import Networks
 from echod.events import CloseReason, ServiceFailed
+from echod.net.datagram import Datagrams
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
 from echod.net.stream import RECEIVE, Setting, Stream
-from echod.observe.scoreboard import Column, Gate
+from echod.observe.scoreboard import Column, Gate, Tally
 from echod.process import channel as messages
 from echod.process import descriptors, privileges, signals
 
@@ -78,7 +79,7 @@ class Worker(Handler):
         self._row = row
         self._log = log
         self._reactor = Reactor(POLLERS[poller](), log.crashed)
-        self._listeners: dict[tuple[int, int], Listener] = {}
+        self._listeners: dict[tuple[int, int], Listener | Datagrams] = {}
         self._setting: Setting | None = None
         self._leaving: CloseReason | None = None
         self._spare: int | None = os.dup(0)
@@ -145,6 +146,8 @@ class Worker(Handler):
         for name, fd in zip(assignment.listeners, received[1:], strict=True):
             sock = socket.socket(fileno=fd)
             listed[_identity(sock)] = (name, sock)
+        udp = (sock for _, sock in listed.values() if sock.type == socket.SOCK_DGRAM)
+        setting.udp_ports = frozenset(sock.getsockname()[1] for sock in udp)
         for identity in self._listeners.keys() - listed.keys():
             self._release(self._listeners.pop(identity), now)
         for identity, (name, sock) in listed.items():
@@ -152,7 +155,8 @@ class Worker(Handler):
                 self._listeners[identity].configure(named[name])
                 sock.close()
             else:
-                self._listeners[identity] = Listener(named[name], sock, self._reactor, setting)
+                kind = Datagrams if sock.type == socket.SOCK_DGRAM else Listener
+                self._listeners[identity] = kind(named[name], sock, self._reactor, setting)
                 self._reactor.adopt(self._listeners[identity])
         # A worker without listeners retires: it leaves with its last connection, unless it is recalled before.
         self._row[Column.ACCEPTING] = bool(listed)
@@ -174,7 +178,10 @@ class Worker(Handler):
         if self._setting is None:
             gate = Gate(self._row, limits.max_connections, limits.max_connections_per_address)
             buffer = memoryview(bytearray(RECEIVE))
-            self._setting = Setting(limits, buffer, gate, self._log.emit, self._log.verbose, workers, quiet)
+            tally = Tally(self._row)
+            self._setting = Setting(
+                limits, buffer, gate, self._log.emit, self._log.verbose, workers, tally, frozenset(), quiet
+            )
             return self._setting
         setting = self._setting
         setting.limits = limits
@@ -219,7 +226,7 @@ class Worker(Handler):
             self._reactor.touch(listener)
         self._listeners.clear()
 
-    def _release(self, listener: Listener, now: float) -> None:
+    def _release(self, listener: Listener | Datagrams, now: float) -> None:
         listener.release(now)
         self._reactor.touch(listener)
 

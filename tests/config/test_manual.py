@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from echod.config import dumping, manual
-from echod.config.fields import RESTART
+from echod.config.fields import RESTART, Table
 from echod.config.models import Config
 
 
@@ -20,6 +20,16 @@ def plain(text: str) -> str:
     return text
 
 
+def keys(sample: Table, values: dict[str, Any]) -> list[str]:
+    """Return what the page says of a table's own keys."""
+    lines: list[str] = []
+    for key, described in type(sample).model_fields.items():
+        if not isinstance(described.default, Table):
+            restart = " Needs a restart." if described.json_schema_extra == RESTART else ""
+            lines += [".TP", f"\\fB{key}\\fP = {json.dumps(values[key])}", f"{described.description}{restart}"]
+    return lines
+
+
 def test_each_key_stands_with_its_default_and_description() -> None:
     """Table by table, in the models' order; keys that need a restart say so."""
     data = dumping.dump(Config())
@@ -28,9 +38,11 @@ def test_each_key_stands_with_its_default_and_description() -> None:
         repeated = name == "listener"
         sample, values = (field.default[0], data[name][0]) if repeated else (field.default, data[name])
         expected += [f".SS [[{name}]]" if repeated else f".SS [{name}]", str(field.description)]
-        for key, described in type(sample).model_fields.items():
-            restart = " Needs a restart." if described.json_schema_extra == RESTART else ""
-            expected += [".TP", f"\\fB{key}\\fP = {json.dumps(values[key])}", f"{described.description}{restart}"]
+        inner = [key for key, value in sample if isinstance(value, Table)]
+        expected += keys(sample, values)
+        for key in inner:
+            described = type(sample).model_fields[key]
+            expected += [f".SS [{name}.{key}]", str(described.description), *keys(described.default, values[key])]
     page = manual.page()
     body = page[page.index(".SS ") : page.index(".SH EXAMPLE")]
 

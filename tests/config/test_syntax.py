@@ -120,7 +120,7 @@ STATEMENTS = st.one_of(
 def paths(node: Any, path: Path = ()) -> set[Path]:
     """Collect every path of a document, as deep as a fault can lie."""
     found = {path} if path else set()
-    if len(path) < 4 and isinstance(node, dict | list):
+    if len(path) < 5 and isinstance(node, dict | list):
         for part, inner in node.items() if isinstance(node, dict) else enumerate(node):
             found |= paths(inner, (*path, part))
     return found

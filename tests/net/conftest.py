@@ -13,7 +13,7 @@ import pytest
 from echod.config import listeners as models
 from echod.config.models import Limits
 from echod.core.access import Networks
-from echod.events import RefuseReason
+from echod.events import DropReason, RefuseReason
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
@@ -89,6 +89,22 @@ class DoorKeeper:
         self.inside -= 1
 
 
+class Counter:
+    """Counts datagrams, and those that were dropped by reason."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+        self.lost: list[DropReason] = []
+
+    def echoed(self, count: int) -> None:
+        """Note the size of one that was sent back."""
+        self.sent.append(count)
+
+    def dropped(self, reason: DropReason) -> None:
+        """Note why one was not."""
+        self.lost.append(reason)
+
+
 class Rig:
     """A reactor turned by hand, the events that were reported, and every socket that is to be closed in the end."""
 
@@ -97,6 +113,7 @@ class Rig:
         self.crashes: list[tuple[Handler, Exception]] = []
         self.recorded: list[Event] = []
         self.gate = DoorKeeper()
+        self.tally = Counter()
         self.poller = POLLERS[poller]()
         self.reactor = Reactor(self.poller, lambda handler, error: self.crashes.append((handler, error)), self.clock)
         self.setting = Setting(
@@ -106,6 +123,8 @@ class Rig:
             self.recorded.append,
             verbose=False,
             workers=1,
+            tally=self.tally,
+            udp_ports=frozenset(),
             quiet=Networks(()),
         )
         self._stack = stack

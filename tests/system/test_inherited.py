@@ -111,7 +111,7 @@ def test_sockets_for_another_process_are_not_taken(start: Starter) -> None:
         (
             passing("echo", "127.0.0.1", kind=socket.SOCK_DGRAM),
             78,
-            'listener "echo": a AF_INET SOCK_DGRAM socket was passed for it, not a TCP socket',
+            'listener "echo": a AF_INET SOCK_DGRAM socket was passed for it, and it is tcp',
         ),
         (passing("echo:echo", "127.0.0.1"), 1, "LISTEN_FDNAMES: 2 names for 1 descriptors"),
         (passing("echo", "127.0.0.1", LISTEN_FDS="many"), 1, 'LISTEN_FDS: must be a number, got "many"'),
