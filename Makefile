@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, \
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
 FUZZ ?= 60
+PEERS = faketime groff jq logrotate man-db socat strace systemd-sysv util-linux
 PYTEST := $(BIN)/python -X dev -m pytest -n 2 --dist loadgroup
 
 # Where `make install` puts things, by GNU's conventions: DESTDIR goes before every path, and into no file.
@@ -38,7 +39,7 @@ EXAMPLES = etc/echod.logrotate systemd/echod-classic.service systemd/echod.sysus
 	systemd/echod.service.d/tls.conf
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage storm format lint types check man clean install install-socket uninstall
+.PHONY: help run test peers coverage storm format lint types check man clean install install-socket uninstall
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,6 +55,13 @@ run: $(STAMP) ## run echod in the foreground: ^C drains, ^C again stops
 
 test: $(STAMP) ## run the tests, a few minutes
 	$(PYTEST)
+
+peers: ## install the Debian packages that some tests use; without them those tests are skipped
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		missing=$$(for name in $(PEERS); do dpkg -s $$name >/dev/null 2>&1 || echo $$name; done); \
+		[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq --no-install-recommends $$missing >/dev/null; }; \
+	else echo "peers: without root or apt-get nothing is installed"; fi
 
 storm: $(STAMP) ## run the long forms of tests, some twenty minutes; FUZZ=3600 fuzzes for longer than a minute each
 	$(BIN)/python -X dev -m pytest --storm --fuzz $(FUZZ) --timeout $$(($(FUZZ) + 900)) -rP

@@ -1,0 +1,140 @@
+"""`make install`, as an administrator sees it: what is there, whose it is, and what is left when it is taken away."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.clients import ping
+from tests.system.daemon import ROOT
+from tests.system.service import CONFIG, ON_MACHINE, UNITS, Service, make
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.system.machine import Machine
+
+pytestmark = ON_MACHINE
+
+STAGE = "/tmp/stage"
+
+
+def tree(root: Path) -> dict[str, os.stat_result]:
+    """Return every path below `root` that is no directory."""
+    return {
+        f"{directory}/{name}".removeprefix(str(root)): os.lstat(f"{directory}/{name}")
+        for directory, _, names in os.walk(root)
+        for name in names
+    }
+
+
+@pytest.fixture(scope="module")
+def staged(machine: Machine) -> Iterator[Path]:
+    """Install once below a directory, as whoever makes a package would."""
+    make(machine, "install", "install-socket", f"DESTDIR={STAGE}", umask="077")
+    yield machine.path(STAGE)
+    machine.run("rm", "-rf", STAGE)
+
+
+def test_a_staged_installation_knows_nothing_of_the_stage(staged: Path) -> None:
+    """No file below DESTDIR holds its name, and nothing lands beside the places that were asked for."""
+    files = tree(staged)
+    holding = [name for name in files if STAGE.encode() in read(staged, name)]
+
+    assert [] == holding
+    assert {"/usr/local", "/etc"} == {"/usr/local" if name.startswith("/usr/local/") else "/etc" for name in files}
+    assert {"/etc/echod.toml"} == {name for name in files if name.startswith("/etc/")}
+    assert {
+        "/usr/local/bin/echod",
+        f"{UNITS}/echod.service",
+        f"{UNITS}/echod.socket",
+        f"{UNITS}/echod.service.d/socket.conf",
+        "/usr/local/share/man/man8/echod.8",
+        "/usr/local/share/man/man5/echod.toml.5",
+    } <= files.keys()
+
+
+def read(root: Path, name: str) -> bytes:
+    """Return the contents of a file or the target of a link."""
+    path = root / name.lstrip("/")
+    return os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+
+
+def test_whoever_runs_the_service_can_read_it(staged: Path) -> None:
+    """Installed under umask 077, everything can be read, and directories entered; nothing is for others to change."""
+    files = tree(staged)
+    links = {name for name, found in files.items() if stat.S_ISLNK(found.st_mode)}
+    closed = [name for name in files.keys() - links if not files[name].st_mode & stat.S_IROTH]
+    directories = [path for path, _, _ in os.walk(staged / "usr")]
+
+    assert [] == closed
+    assert [] == [path for path in directories if os.lstat(path).st_mode & 0o005 != 0o005]
+    assert [] == [name for name in files.keys() - links if files[name].st_mode & 0o022]
+
+
+def test_only_what_runs_is_there(staged: Path) -> None:
+    """No installer, no tests, and everything is byte-compiled, since the service's user could not do it."""
+    files = set(tree(staged))
+
+    assert not any("/pip/" in name or "/pytest" in name or "/hypothesis" in name for name in files)
+    sources = {name for name in files if "/site-packages/echod/" in name and name.endswith(".py")}
+    compiled = {name for name in files if "/site-packages/echod/" in name and name.endswith(".pyc")}
+    assert len(sources) == len(compiled) > 40
+
+
+def test_anybody_can_run_the_command(machine: Machine) -> None:
+    """The installed command answers to whoever has no rights."""
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/local/bin/echod")
+
+    assert machine.run(*nobody, "--version").stdout.startswith("echod ")
+    assert f"{CONFIG}: ok\n" == machine.run(*nobody, "check").stdout
+
+
+def test_the_configuration_is_never_touched(service: Service) -> None:
+    """Installing over an older one leaves an edited file as it is, to byte and time; a running daemon goes on."""
+    machine = service.machine
+    service.configure("[limits]\nidle_timeout = '7m'\n")
+    before = machine.path(CONFIG).stat()
+    service.start()
+    pid = service.main_pid()
+    with service.connect() as client:
+        ping(client)
+        make(machine, "install")
+        ping(client)
+    after = machine.path(CONFIG).stat()
+
+    assert (before.st_ino, before.st_mtime_ns, before.st_size) == (after.st_ino, after.st_mtime_ns, after.st_size)
+    assert pid == service.main_pid()
+    machine.systemctl("restart", "echod")
+    service.echo()
+
+
+def test_enabled_it_is_wanted(service: Service) -> None:
+    """`systemctl enable` has something to link, and `disable` takes it away."""
+    machine = service.machine
+    machine.systemctl("enable", "echod")
+    link = machine.path("/etc/systemd/system/multi-user.target.wants/echod.service")
+    assert link.is_symlink()
+    machine.systemctl("disable", "echod")
+
+    assert not link.is_symlink()
+
+
+def test_uninstalled_only_the_configuration_is_left(machine: Machine, staged: Path) -> None:
+    """Of all that an installation has put there."""
+    assert staged.exists()
+    machine.run("cp", "-a", STAGE, "/tmp/gone")
+    make(machine, "uninstall", "DESTDIR=/tmp/gone")
+    left = tree(machine.path("/tmp/gone"))
+    machine.run("rm", "-rf", "/tmp/gone")
+
+    assert {"/etc/echod.toml"} == left.keys()
+
+
+def test_the_shipped_configuration_is_the_default(staged: Path) -> None:
+    """What is installed where there is none is the reference file."""
+    assert (ROOT / "etc/echod.toml").read_bytes() == read(staged, "/etc/echod.toml")
