@@ -163,8 +163,9 @@ class Crew:
         return all(slot.hand is None or now - slot.hand.heard < REPLACED_AFTER for slot in self._slots)
 
     def serves(self, generation: int) -> bool:
-        """Tell whether every slot has a worker that has answered for `generation`."""
-        return all(slot.hand and slot.hand.generation >= generation for slot in self._slots)
+        """Tell whether every slot has a worker that has answered for `generation`, and has missed nothing before."""
+        hands = (slot.hand for slot in self._slots)
+        return all(hand and hand.generation >= generation and not hand.behind for hand in hands)
 
     # -- within -------------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,23 @@ def crammed(channel: Channel, row: Row) -> NoReturn:
                 os._exit(0)
 
 
+def forgetful(channel: Channel, row: Row) -> NoReturn:
+    """Live as a worker that finds no descriptors for the log when it is told of it first, and takes all else."""
+    told = 0
+    while True:
+        select.select([channel], [], [])
+        received = channel.receive()
+        match received.message if received else messages.Stop():
+            case messages.Assign(generation):
+                channel.send(messages.Answer(generation))
+            case messages.Reopen():
+                told += 1
+                if told == 1:
+                    channel.send(messages.Missed())
+            case messages.Stop():
+                os._exit(0)
+
+
 def stillborn(channel: Channel, row: Row) -> NoReturn:
     """Die before the first answer."""
     os._exit(7)
@@ -288,6 +305,24 @@ def test_what_a_worker_missed_it_is_told_again(world: World) -> None:
     world.until(lambda: world.crew.serves(1))
     assert [hand.pid] == world.pids()
     assert 2 == world.board.total(Column.ACTIVE), "the log, when it was told of it first and when it was told again"
+
+
+def test_who_has_missed_the_log_does_not_serve_yet(world: World) -> None:
+    """A reload that moves the log is complete once everyone logs there, not when the rest of it was answered.
+
+    Catches a reload that ends while a worker still writes, for up to a second, into the file it should have left.
+    """
+    world.live = forgetful
+    world.assign(1)
+    world.until(lambda: world.crew.serves(1))
+    world.crew.reopen(0)
+    world.assign(1)
+    (hand,) = world.crew._hands.values()
+    world.until(lambda: hand.generation == 2)
+
+    assert not world.crew.serves(2)
+    world.pass_time(module.PING_INTERVAL)
+    world.until(lambda: world.crew.serves(2))
 
 
 def test_drain_stop_and_kill_end_everyone(world: World) -> None:
