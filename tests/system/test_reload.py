@@ -11,7 +11,7 @@ import pytest
 
 from tests.bad_configs import BAD_CONFIGS
 from tests.system.clients import KIB, MIB, Load, connect, echo_once, ping, read_to_end
-from tests.system.daemon import SCALE, wait_until
+from tests.system.daemon import SCALE, echod, environment, wait_until
 from tests.system.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -189,40 +189,61 @@ def snapshot(daemon: Daemon) -> dict[str, Any]:
     return {key: state[key] for key in ("pid", "state", "generation", "listeners", "workers")} | {"pids": daemon.pids()}
 
 
-def test_bad_files_change_nothing(start: Starter) -> None:
-    """Each kind of bad file on SIGHUP: one ERROR line with the text that helps, and nothing else changes.
+@pytest.mark.xdist_group("timing")
+def test_bad_files_change_nothing(start: Starter, size: Size) -> None:
+    """Each kind of bad file on SIGHUP, under load: one ERROR line with the text that helps, and nothing else changes.
 
-    One daemon takes them all in a row, with a live connection and a new one after each.
+    One daemon takes them all in a row. Every so often, and in the long form always, `echod reload --wait` sends the
+    signal, and fails with the same words. Catches a generation that is counted before the file was found good, and a
+    command that waits for the end of the reload without looking how it ended.
     """
-    daemon = start(workers=2, expect=["reload.refused"])
+    every = size(30, 1)
+    daemon = start(workers=2, limits={"idle_timeout": "2s"}, log=QUIET, expect=["reload.refused"])
     good = daemon.file.read_text()
     before = snapshot(daemon)
-    descriptors = daemon.descriptors()
     faults = []
-    with connect(daemon.address()) as live:
-        ping(live)
+    with Traffic(daemon.address(), SEED, streams=size(10, 100), visitors=2) as traffic:
         for number, (name, (content, text)) in enumerate(sorted(BAD_CONFIGS.items()), 1):
-            data = content.encode() if isinstance(content, str) else content
-            daemon.file.write_bytes(data)
-            daemon.reload(ok=False)
-            report = daemon.state()["reload"]
-            took = (report["finished"] - report["started"]) / 1e9
-            refused = daemon.wait_for("reload.refused", count=number)
-            said = "\n".join(refused["echod.config.errors"])
-            if text not in said:
-                faults.append(f"{name}: {text!r} is not in {said!r}")
-            if took > 1.0 * SCALE:
-                faults.append(f"{name}: took {took:.1f} s of CPU")
+            daemon.file.write_bytes(content.encode() if isinstance(content, str) else content)
+            faults += [f"{name}: {fault}" for fault in refusal(daemon, text, waits=number % every == 0)]
             if before != snapshot(daemon):
                 faults.append(f"{name}: changed {snapshot(daemon)}")
-            ping(live)
-            echo_once(daemon.address())
+            traffic.await_visits(2)
+        with connect(daemon.address()) as client:
+            assert read_to_end(client, 5) == (b"", "fin"), "the old limits are no longer in force"
+        traffic.stop()
     daemon.file.write_text(good)
+    descriptors = daemon.descriptors()
     daemon.reload()
 
     assert faults == []
+    assert {} == traffic.faults
     wait_until(lambda: daemon.descriptors() == descriptors, 5, "the same descriptors")
     assert len(daemon.records("reload.refused")) == len(BAD_CONFIGS)
+
+
+def refusal(daemon: Daemon, text: str, *, waits: bool) -> list[str]:
+    """Have the daemon read a bad file, by command if somebody `waits`; return what is not as it must be."""
+    count = len(daemon.records("reload.refused")) + 1
+    faults = refusal_by_command(daemon, text) if waits else []
+    if not waits or "larger than" in text:  # the command cannot read that one either, and sends no signal
+        daemon.reload(ok=False)
+    refused = daemon.wait_for("reload.refused", count=count)
+    report = daemon.state()["reload"]
+    took = (report["finished"] - report["started"]) / 1e9
+    if text not in "\n".join(refused["echod.config.errors"]):
+        faults.append(f"{text!r} is not in {refused['echod.config.errors']}")
+    if took > 1.0 * SCALE:
+        faults.append(f"took {took:.1f} s")
+    return faults
+
+
+def refusal_by_command(daemon: Daemon, text: str) -> list[str]:
+    """Run `echod reload --wait`, which finds the daemon where $RUNTIME_DIRECTORY says: a bad file does not say it."""
+    env = environment(RUNTIME_DIRECTORY=str(daemon.runtime))
+    done = echod("reload", "--wait", "-c", str(daemon.file), env=env)
+    as_it_must = done.returncode == 78 and text in done.stderr
+    return [] if as_it_must else [f"reload --wait left with {done.returncode}: {done.stderr!r}"]
 
 
 def test_a_deleted_file_changes_nothing(start: Starter) -> None:
