@@ -38,7 +38,11 @@ PING_INTERVAL = 1.0
 """Seconds between pings."""
 
 SILENT_AFTER = 10.0
-"""Seconds without an answer after which a worker counts as hung."""
+"""Seconds after which a worker that answers no ping is gone."""
+
+HUNG_AFTER = SILENT_AFTER - PING_INTERVAL / 2
+"""Seconds since the last answer, at a ping, from which a worker counts as hung: that is so at the ping which is ten
+intervals later, and not only at the next, however late the answer was."""
 
 REPLACED_AFTER = SILENT_AFTER + 2 * PING_INTERVAL
 """Seconds without an answer after which even killing it has not helped."""
@@ -286,7 +290,7 @@ class Crew:
         for hand in self._hands.values():
             if not on_time:
                 hand.heard = now
-            elif now - hand.heard >= SILENT_AFTER and not hand.silent:
+            elif now - hand.heard >= HUNG_AFTER and not hand.silent:
                 hand.silent = True
                 hand.kill()
             if hand.behind:

@@ -247,6 +247,23 @@ def test_a_silent_worker_is_killed_and_replaced(world: World) -> None:
     assert (True, "SIGKILL", hung) == (died["silent"], died["signal"], died["pid"])
 
 
+def test_the_tenth_ping_without_an_answer_is_the_last(world: World) -> None:
+    """An answer comes a little after its ping; that must not grant a silent worker one interval more.
+
+    Catches a worker that is replaced eleven seconds after it fell silent, and a little, where eleven are promised.
+    """
+    world.live = deaf
+    world.assign(1)
+    (hand,) = world.crew._hands.values()
+    hand.heard += 0.01
+    for _ in range(int(module.SILENT_AFTER) - 1):
+        world.pass_time(module.PING_INTERVAL)
+    before = hand.silent
+    world.pass_time(module.PING_INTERVAL)
+
+    assert (False, True) == (before, hand.silent)
+
+
 def test_a_supervisor_that_was_stopped_blames_nobody(world: World) -> None:
     """After an hour in which the supervisor itself did not run, the count of silence starts again."""
     world.live = deaf
