@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from echod.process.channel import Channel
     from echod.process.privileges import Identity
 
-LOST_TIMEOUT = 2.0
-"""Seconds that a worker without a supervisor sends what it holds before it leaves."""
+LOST_TIMEOUT = 1.8
+"""Seconds that a worker without a supervisor sends what it holds: it is gone two seconds after the supervisor."""
 
 LOG_INTERVAL = 0.05
 """Seconds between attempts to write lines that the log did not take at once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections import Counter
 from datetime import datetime
@@ -23,7 +24,6 @@ from tests.system.clients import KIB, MIB, Client, Load, Payload, connect, echo_
 from tests.system.daemon import Daemon, wait_until
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable
 
     from tests.conftest import Size
@@ -35,7 +35,7 @@ SEED = 862
 WORKERS = 2
 SLOTS = 256  # a connection's id is its serial number in its worker's slot times this, plus the slot
 AT_ONCE = 1.0
-LEFT_ALONE = 2.5  # promised is that a worker without a supervisor leaves within 2 s
+LEFT_ALONE = 2.0  # seconds after which a worker without a supervisor is gone
 
 
 def opened(stack: contextlib.ExitStack, daemon: Daemon, count: int) -> list[socket.socket]:
@@ -276,7 +276,7 @@ def test_dying_workers_are_throttled(start: Starter, size: Size) -> None:
     """A worker that is killed whenever it appears: the waits double from 0.1 s to 10 s, said once, on the edge.
 
     The other slot's connections notice nothing, and once the killing ends the slot serves again. All the while the
-    supervisor takes less than 5 % of a processor.
+    supervisor takes less than 5 % of a processor. Catches waits that stay short, and a warning with every death.
     """
     deaths = size(5, 9)
     daemon = start(workers=WORKERS, expect=["worker.died", "worker.throttled"])
@@ -313,17 +313,22 @@ def test_dying_workers_are_throttled(start: Starter, size: Size) -> None:
 
 
 @pytest.mark.xdist_group("slow")
-def test_silent_worker_is_replaced(start: Starter) -> None:
-    """A worker that is stopped (SIGSTOP) is killed and replaced after 10 s of silence; nobody new waits for it.
+def test_silent_worker_is_replaced(start: Starter, size: Size) -> None:
+    """A worker that is stopped (SIGSTOP) is killed and replaced within 11 s; nobody new waits for it.
 
-    Takes 11 s, nearly all of them asleep.
+    Takes 11 s each, nearly all of them asleep. Catches a worker that is given the time for one answer more.
     """
-    daemon = start(workers=WORKERS, expect=["worker.died"])
+    for _ in range(size(1, 5)):
+        one_silence(start(workers=WORKERS, expect=["worker.died"]))
+
+
+def one_silence(daemon: Daemon) -> None:
+    """Stop a worker and follow everybody's clients until it is replaced."""
     with contextlib.ExitStack() as stack:
         clients = by_slot(daemon, opened(stack, daemon, 60))
         assert all(clients.values()), "all connections went to one worker"
         victim = pid_of(daemon, 2)
-        stopped = time.monotonic()
+        stopped, before = time.monotonic(), time.time()
         os.kill(victim, SIGSTOP)
         slowest = 0.0
         while not daemon.records("worker.died") and time.monotonic() < stopped + 15:
@@ -331,15 +336,15 @@ def test_silent_worker_is_replaced(start: Starter) -> None:
                 slowest = max(slowest, ping(client))
             ping(clients[1][0])
             time.sleep(0.1)  # a client's own pace
-        took = time.monotonic() - stopped
         died = daemon.wait_for("worker.died")
-        daemon.wait_for("worker.started", count=WORKERS + 1, timeout=1)
+        started = daemon.wait_for("worker.started", count=WORKERS + 1, timeout=1)
         for client in clients[1]:
             ping(client)
         ends = {read_to_end(client)[1] for client in clients[2]}
 
-    print(f"replaced after {took:.1f} s, slowest new connection {slowest:.3f} s")  # noqa: T201
-    assert 9.0 <= took <= 12.0
+    waited, took = moment(died) - before, moment(started) - before
+    print(f"dead after {waited:.2f} s, replaced after {took:.2f} s, slowest new connection {slowest:.3f} s")  # noqa: T201
+    assert 9.0 <= waited <= took <= 11.0
     assert slowest < 1.0
     assert ends <= {"fin", "reset"}
     expected = {"echod.worker.slot": 2, "echod.worker.pid": victim, "echod.worker.silent": True}
@@ -399,13 +404,18 @@ def more_than_fits() -> int:
     return largest + 768 * KIB
 
 
-def test_killed_supervisor_leaves_no_debts(start: Starter, tmp_path: Path) -> None:
+def test_killed_supervisor_leaves_no_debts(start: Starter, tmp_path: Path, size: Size) -> None:
     """Kill -9 of the supervisor with data queued: who reads gets every byte that echod took, then FIN.
 
     Who does not read is cut when two seconds are over, and nobody is left; a new start gets the address, the lock and
-    the runtime directory while the old workers still send.
+    the runtime directory while the old workers still send. Catches workers that send first and close the door then.
     """
-    daemon = start(workers=WORKERS)
+    for number in range(size(1, 10)):
+        one_abandonment(start(workers=WORKERS), tmp_path / f"successor-{number}")
+
+
+def one_abandonment(daemon: Daemon, directory: Path) -> None:
+    """Kill a supervisor whose workers have bytes to send, and follow all of its clients to their end."""
     address = daemon.address()
     with contextlib.ExitStack() as stack:
         idle = opened(stack, daemon, 5)
@@ -415,7 +425,9 @@ def test_killed_supervisor_leaves_no_debts(start: Starter, tmp_path: Path) -> No
         killed = time.monotonic()
         daemon.signal(SIGKILL)
         daemon.wait_exit()
-        with successor(tmp_path / "successor", daemon, address):
+        wait_until(lambda: bindable(address), 5, "a free address")
+        freed = time.monotonic() - killed
+        with successor(directory, daemon, address):
             overlap = sum(map(proc.alive, workers))
             echo_once(address)
             for client in readers.clients:
@@ -428,7 +440,8 @@ def test_killed_supervisor_leaves_no_debts(start: Starter, tmp_path: Path) -> No
         cut = {read_to_end(client.socket)[1] for client in never.clients}
     closed = {record["client.port"]: record for record in daemon.records("connection.closed")}
 
-    print(f"{overlap} old workers when the new daemon was ready; the last was gone after {took:.2f} s")  # noqa: T201
+    print(f"free after {freed * 1000:.0f} ms, {overlap} old workers beside the new daemon, gone after {took:.2f} s")  # noqa: T201
+    assert freed <= 0.25
     assert took <= LEFT_ALONE
     assert overlap == WORKERS
     assert (ends, cut) == ({"fin"}, {"reset"})
@@ -440,3 +453,12 @@ def test_killed_supervisor_leaves_no_debts(start: Starter, tmp_path: Path) -> No
         assert client.received == record["echod.io.receive"] == record["echod.io.transmit"]
         assert client.received < client.size  # else nothing was queued
         assert client.sent >= client.received + record["echod.io.discarded"]
+
+
+def bindable(address: Address) -> bool:
+    """Tell whether a server could bind an address just now."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        return True
+    return False

@@ -193,15 +193,16 @@ def test_a_talking_client_is_drained_when_it_falls_quiet(start: Starter) -> None
         assert daemon.wait_exit() == 0
 
 
-def test_a_killed_worker_is_replaced(start: Starter) -> None:
+def test_a_killed_worker_is_replaced(start: Starter, size: Size) -> None:
     """Kill -9 of one of four workers: its siblings' connections see no error, the slot is filled within a second."""
+    count = size(40, 400)
     daemon = start(workers=4, expect=["worker.died"])
-    with Load.open(daemon.address(), 40, 16 * MIB, SEED, pace=(256 * KIB, 0.01)) as load:
+    with Load.open(daemon.address(), count, 16 * MIB, SEED, pace=(256 * KIB, 0.01), window=256 * KIB) as load:
         load.run(0.2)
         lost, victim = max((load_of(pid), pid) for pid in daemon.workers())
         os.kill(victim, SIGKILL)
         killed = time.monotonic()
-        assert load.run(30), load.report()
+        assert load.run(60), load.report()
         report = load.report()
     died = daemon.wait_for("worker.died")
     daemon.wait_for("worker.started", count=5)
@@ -214,7 +215,7 @@ def test_a_killed_worker_is_replaced(start: Starter) -> None:
     assert replaced
     assert lost > 0
     assert report["wrong"] == 0
-    assert 40 - lost == report["complete"], report
+    assert count - lost == report["complete"], report
     assert (died["echod.worker.pid"], died["echod.signal"]) == (victim, "SIGKILL")
     assert died["echod.connections.lost"] == lost
 
