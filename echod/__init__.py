@@ -11,13 +11,14 @@ Rooms, each of which may import only from those before it:
 
     errors events    kinds of failure with their exit codes; the catalogue of facts that echod reports
     config/          what the operator asked for: models, loading, dumping, plan; unit and manual ship
-    core/            decides, pure: connection, proxy, admission, backoff
-    net/             acts, sockets only: poller, reactor, sockets, stream, listener
-    observe/         what others see: sink, log, journal, scoreboard (beside net/, neither imports the other)
+    core/            decides, pure: lifecycle, connection, proxy, datagrams, access, admission, backoff
+    net/             acts, sockets only: poller, reactor, sockets, unix, caller, stream, proxied, datagram, listener
+    observe/         what others see: sink, log, journal, scoreboard, addresses (beside net/, neither imports the other)
     process/         lives: supervisor, worker and all that a daemon owes to the system
     cli              arguments to a command, outcome to an exit code
 
-Reading order: events, core/connection, net/reactor, net/stream, process/supervisor; then what you are curious about.
+Reading order: events, core/lifecycle, core/connection, net/reactor, net/stream, process/supervisor; then what you are
+curious about.
 
 Every descriptor has one owner, who closes it. No module has state of its own.
 """

@@ -31,6 +31,9 @@ class CloseReason(StrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     HALF_CLOSE_TIMEOUT = "half_close_timeout"
     MAX_LIFETIME = "max_lifetime"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    BAD_PROXY_HEADER = "bad_proxy_header"
+    CLIENT_REFUSED = "client_refused"
     DRAINED = "drained"
     DRAIN_TIMEOUT = "drain_timeout"
     STOPPED = "stopped"
@@ -47,6 +50,7 @@ class RefuseReason(StrEnum):
     OVER_ADDRESS_LIMIT = "over_address_limit"
     OVER_RATE = "over_rate"
     DENIED = "denied"
+    UNTRUSTED_PROXY = "untrusted_proxy"
 
 
 class DropReason(StrEnum):
@@ -344,6 +348,8 @@ class ConnectionEvent(Event):
     server_port: int | None = key("server.port")
     transport: str | None = key("network.transport")
     network: str | None = key("network.type")
+    peer_address: str | None = key("network.peer.address")
+    peer_port: int | None = key("network.peer.port")
 
 
 @dataclass(frozen=True)
@@ -364,6 +370,14 @@ class ConnectionClosed(ConnectionEvent):
     echoed: int | None = key("echod.io.transmit")
     discarded: int | None = key("echod.io.discarded")
     error: str | None = key("error.type")
+    proxy_version: int | None = key("echod.proxy.version")
+    proxy_authority: str | None = key("echod.proxy.authority")
+    proxy_alpn: str | None = key("echod.proxy.alpn")
+    proxy_unique_id: str | None = key("echod.proxy.unique_id")
+    proxy_tls_version: str | None = key("echod.proxy.tls.version")
+    proxy_tls_cipher: str | None = key("echod.proxy.tls.cipher")
+    proxy_tls_name: str | None = key("echod.proxy.tls.common_name")
+    proxy_tls_verified: bool | None = key("echod.proxy.tls.verified")
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,22 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
         '[[listener]]\nkind = "udp"\n[listener.udp]\ndeny_source_ports = ["7", "9-8"]\n',
         ':4: listener[0].udp.deny_source_ports[1]: must be a port or a range of ports such as "53" or "0-1023"',
     ),
+    "proxy protocol without trust": (
+        "[[listener]]\nproxy_protocol = { enabled = true }\n",
+        ":2: listener[0].proxy_protocol: needs trusted to name the networks of the proxies",
+    ),
+    "trust without proxy protocol": (
+        '[[listener]]\nproxy_protocol = { trusted = ["10.0.0.0/8"] }\n',
+        ":2: listener[0].proxy_protocol.trusted: is for enabled = true only",
+    ),
+    "trust of a path": (
+        '[[listener]]\nkind = "unix"\naddress = "@x"\nproxy_protocol = { enabled = true, trusted = ["::/0"] }\n',
+        ":4: listener[0].proxy_protocol: trusts by the mode of the path; leave trusted out",
+    ),
+    "no end to a header": (
+        '[[listener]]\nproxy_protocol = { enabled = true, trusted = ["::/0"], timeout = "0s" }\n',
+        ':2: listener[0].proxy_protocol.timeout: must be longer than "0s"',
+    ),
     "udp of a TCP listener": (
         "[[listener]]\nudp = { rate = 1 }\n",
         ':2: listener[0].udp: is for kind = "udp" only',

@@ -3,10 +3,13 @@
 Rule: what is wrong with a value is one sentence in the words of the file; no type is lax.
 """
 
+import ipaddress
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
+
+MOST_NETWORKS = 1000  # in a list; each connection is held against all of them
 
 RESTART: dict[str, Any] = {"restart": True}  # marks the fields which only a restart can change
 
@@ -39,8 +42,17 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        hint = ", with no bits set beyond its length" if "host bits" in str(error) else ""
+        raise ValueError(f'must be a network such as "10.0.0.0/8" or "2001:db8::/32"{hint}') from None
+
+
 Text = Annotated[str, AfterValidator(_plain)]
 OptionalPath = Annotated[Text, AfterValidator(_absolute)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], at_most(MOST_NETWORKS)]
 
 
 class Table(BaseModel):

@@ -4,7 +4,6 @@ Rule: as in `models`. A key that one kind of listener lacks is refused there, un
 printed of a listener has all keys.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from itertools import combinations
@@ -14,18 +13,18 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_core import InitErrorDetails
 
 from echod.config.address import Address, parse_address, parse_path
-from echod.config.fields import RESTART, Table, at_most, rule
+from echod.config.fields import RESTART, Networks, Table, rule
+from echod.config.proxy import ProxyProtocol
 from echod.config.quantities import KIB, MIB, Duration, Size, size_text
 from echod.config.udp import Udp
 from echod.config.wording import quoted
 
-MOST_NETWORKS = 1000  # in a list; each connection is held against all of them
 LONGEST_INTERFACE = 15  # IFNAMSIZ of netdevice(7) holds 16, and the last must be NUL
 HIGHEST_PRECEDENCE = 255
 
 KINDS = {
     **dict.fromkeys(("allow", "deny", "ipv6_only", "interface", "tos", "free_bind"), ("tcp", "udp")),
-    **dict.fromkeys(("accept_rate", "backlog"), ("tcp", "unix")),
+    **dict.fromkeys(("accept_rate", "backlog", "proxy_protocol"), ("tcp", "unix")),
     **dict.fromkeys(("nodelay", "keepalive"), ("tcp",)),
     **dict.fromkeys(("mode", "owner"), ("unix",)),
     "udp": ("udp",),
@@ -37,14 +36,6 @@ def _name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,63}", name):
         raise ValueError('must be 1 to 63 letters, digits, "_", "." or "-"')
     return name
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError as error:
-        hint = ", with no bits set beyond its length" if "host bits" in str(error) else ""
-        raise ValueError(f'must be a network such as "10.0.0.0/8" or "2001:db8::/32"{hint}') from None
 
 
 def _interface(name: str) -> str:
@@ -71,7 +62,6 @@ def _buffer(count: int) -> int:
     return count
 
 
-Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], at_most(MOST_NETWORKS)]
 BufferSize = Annotated[Size, AfterValidator(_buffer)]
 
 
@@ -134,6 +124,9 @@ class Listener(Table):
         json_schema_extra=RESTART,
     )
 
+    proxy_protocol: ProxyProtocol = Field(
+        default=ProxyProtocol(), description="Whose connections these are, told by a proxy in front."
+    )
     udp: Udp = Field(default=Udp(), description="What keeps a UDP echo from being abused.")
 
     @field_validator("address")
@@ -153,6 +146,15 @@ class Listener(Table):
         if info.data.get("kind", kinds[0]) not in kinds and value != cls.model_fields[info.field_name].default:
             raise rule(f"is for kind = {' or '.join(map(quoted, kinds))} only")
         return value
+
+    @field_validator("proxy_protocol")
+    @classmethod
+    def _is_trusted(cls, proxy: ProxyProtocol, info: Any) -> ProxyProtocol:
+        if proxy.enabled and not proxy.trusted and info.data.get("kind") == "tcp":
+            raise rule("needs trusted to name the networks of the proxies")
+        if proxy.trusted and info.data.get("kind") == "unix":
+            raise rule("trusts by the mode of the path; leave trusted out")
+        return proxy
 
     @property
     def parsed(self) -> Address | None:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, WrapValidator, field_validator
 
 from echod import events
-from echod.config.fields import RESTART, OptionalPath, Table, Text, at_most, rule
-from echod.config.listeners import Listener, Networks, apart
+from echod.config.fields import RESTART, Networks, OptionalPath, Table, Text, at_most, rule
+from echod.config.listeners import Listener, apart
 from echod.config.quantities import KIB, MIB, Duration, Size, within
 from echod.config.wording import LONGEST, quoted
 

@@ -35,7 +35,9 @@ class Networks:
     def __bool__(self) -> bool:
         return any(self._by_version.values())
 
-    def __contains__(self, host: str) -> bool:
+    def __contains__(self, host: str | None) -> bool:
+        if not self or not host:
+            return False
         address = ipaddress.ip_address(host)
         number = int(address)
         return any(number & mask == prefix for mask, prefix in self._by_version[address.version])

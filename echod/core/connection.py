@@ -1,19 +1,8 @@
-"""One peer's whole life, as a table of transitions.
-
-    OPEN ──► DRAINING          the daemon stops: echo on until the peer falls quiet
-     │  └────────┬───┐
-     │ peer EOF  │   │ timeout, quiet, supervisor lost
-     ▼           │   ▼
-    HALF_CLOSED ◄┘  FLUSHING   send what is held, read no more
-     │               │ FIN sent
-     │ all sent      ▼
-     │              LINGERING  read and discard until the peer ends too
-     ▼               │
-    CLOSED ◄─────────┘         also from anywhere, when the connection is lost or cut
+"""One peer's whole life: what it has sent, what it is still owed, and how this ends.
 
 Rules
-    Everything that changes the state is a line of TRANSITIONS, and `_move` is the one place that assigns it.
-    The first reason to leave OPEN, DRAINING or HALF_CLOSED for good is the reason that is reported.
+    The states and what leads from one to the next are a table, in `lifecycle`; `_move` is the one place that assigns.
+    The first reason to leave ESTABLISHING, OPEN, DRAINING or HALF_CLOSED for good is the reason that is reported.
     What was received comes back, in order, or the connection ends by a reset: a peer that sees FIN has got it all.
     Nothing more than `buffer` bytes are ever held, whatever the peer does.
 
@@ -36,10 +25,10 @@ Theory of operation
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from math import inf
 from typing import TYPE_CHECKING
 
+from echod.core.lifecycle import TRANSITIONS, Cue, State
 from echod.events import CloseReason
 
 if TYPE_CHECKING:
@@ -58,56 +47,9 @@ LINGER_BYTES = 1024 * 1024
 """Bytes that a lingering close discards before it gives up on the peer."""
 
 
-class State(Enum):
-    """Where a connection is in its life."""
-
-    OPEN = auto()
-    DRAINING = auto()
-    HALF_CLOSED = auto()
-    FLUSHING = auto()
-    LINGERING = auto()
-    CLOSED = auto()
-
-
-class Cue(Enum):
-    """What can move a connection from one state to another."""
-
-    EOF = auto()  # the peer has sent its last byte
-    DRAIN = auto()  # the daemon stops
-    FINISH = auto()  # echod ends this connection in good order
-    FLUSHED = auto()  # a half-closed peer has been sent everything
-    FIN_SENT = auto()  # echod has shut down its side
-    FAIL = auto()  # the connection is lost, or is cut
-
-
-TRANSITIONS: dict[tuple[State, Cue], State] = {
-    (State.OPEN, Cue.EOF): State.HALF_CLOSED,
-    (State.OPEN, Cue.DRAIN): State.DRAINING,
-    (State.OPEN, Cue.FINISH): State.FLUSHING,
-    (State.OPEN, Cue.FAIL): State.CLOSED,
-    (State.DRAINING, Cue.EOF): State.HALF_CLOSED,
-    (State.DRAINING, Cue.DRAIN): State.DRAINING,
-    (State.DRAINING, Cue.FINISH): State.FLUSHING,
-    (State.DRAINING, Cue.FAIL): State.CLOSED,
-    (State.HALF_CLOSED, Cue.FLUSHED): State.CLOSED,
-    (State.HALF_CLOSED, Cue.DRAIN): State.HALF_CLOSED,
-    (State.HALF_CLOSED, Cue.FINISH): State.HALF_CLOSED,
-    (State.HALF_CLOSED, Cue.FAIL): State.CLOSED,
-    (State.FLUSHING, Cue.FIN_SENT): State.LINGERING,
-    (State.FLUSHING, Cue.DRAIN): State.FLUSHING,
-    (State.FLUSHING, Cue.FINISH): State.FLUSHING,
-    (State.FLUSHING, Cue.FAIL): State.CLOSED,
-    (State.LINGERING, Cue.EOF): State.CLOSED,
-    (State.LINGERING, Cue.DRAIN): State.LINGERING,
-    (State.LINGERING, Cue.FINISH): State.LINGERING,
-    (State.LINGERING, Cue.FAIL): State.CLOSED,
-    (State.CLOSED, Cue.DRAIN): State.CLOSED,
-    (State.CLOSED, Cue.FINISH): State.CLOSED,
-    (State.CLOSED, Cue.FAIL): State.CLOSED,
-}
-
 _ECHOING = (State.OPEN, State.DRAINING)
-_UNDECIDED = (State.OPEN, State.DRAINING, State.HALF_CLOSED)
+_UNDECIDED = (State.ESTABLISHING, State.OPEN, State.DRAINING, State.HALF_CLOSED)
+_LISTENING = (State.ESTABLISHING, State.LINGERING)
 _NOTHING = b""
 
 
@@ -118,6 +60,7 @@ class Connection:
         "_buffer",
         "_end",
         "_entered",
+        "_establish_timeout",
         "_half_close_timeout",
         "_idle_timeout",
         "_linger",
@@ -133,8 +76,9 @@ class Connection:
         "wants_reset",
     )
 
-    def __init__(self, limits: Limits, now: float) -> None:
-        self.state = State.OPEN
+    def __init__(self, limits: Limits, now: float, establish_timeout: float = 0.0) -> None:
+        """Begin OPEN, or with `establish_timeout` ESTABLISHING until `established` is called."""
+        self.state = State.ESTABLISHING if establish_timeout else State.OPEN
         self.reason: CloseReason | None = None
         self.outgoing: bytes | bytearray | memoryview = _NOTHING
         self.opened = now
@@ -145,6 +89,7 @@ class Connection:
         self._buffer = limits.buffer
         self._idle_timeout = limits.idle_timeout or inf
         self._half_close_timeout = limits.half_close_timeout or inf
+        self._establish_timeout = establish_timeout
         self._end = now + (limits.max_lifetime or inf)
         self._linger = LINGER
         self._paused = False
@@ -152,6 +97,11 @@ class Connection:
         self._entered = now
 
     # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def established(self, now: float) -> None:
+        """Note that payload follows."""
+        self._moved = now
+        self._move(Cue.ESTABLISHED, now)
 
     def receive(self, data: memoryview, now: float) -> None:
         """Take `data`, at least one byte and at most `room` of them.
@@ -195,7 +145,7 @@ class Connection:
     def drain(self, now: float) -> None:
         """Close as soon as the peer falls quiet, since the daemon stops."""
         self._linger = LINGER_DRAINING
-        self._move(Cue.DRAIN, now)
+        self._move(Cue.DRAIN, now, CloseReason.DRAINED)
 
     def finish(self, reason: CloseReason, now: float) -> None:
         """End in good order: read no more, send what is held, then FIN."""
@@ -216,6 +166,8 @@ class Connection:
             return
         if self.state is State.LINGERING:
             self._move(Cue.FAIL, now)
+        elif self.state is State.ESTABLISHING:
+            self.fail(CloseReason.HANDSHAKE_TIMEOUT, now)
         elif self.state not in _ECHOING:
             self.fail(CloseReason.HALF_CLOSE_TIMEOUT, now)
         elif now >= self._end:
@@ -237,7 +189,9 @@ class Connection:
     @property
     def wants_read(self) -> bool:
         """Whether input should be read: not while too much is held, nor when the end is only a matter of sending."""
-        return (self.state in _ECHOING and not self._paused) or self.state is State.LINGERING
+        if self.state in _ECHOING:
+            return not self._paused
+        return self.state in _LISTENING
 
     @property
     def wants_write(self) -> bool:
@@ -258,6 +212,8 @@ class Connection:
     def deadline(self) -> float:
         """When `expire` wants to be called, in the clock of `now`; infinity for never."""
         match self.state:
+            case State.ESTABLISHING:
+                return self._entered + self._establish_timeout
             case State.OPEN:
                 return min(self._moved + self._idle_timeout, self._end)
             case State.DRAINING:

@@ -21,14 +21,15 @@ from echod.core.access import Access
 from echod.core.datagrams import Guard
 from echod.events import DatagramDropped, DatagramThrottled, DropReason
 from echod.net import sockets
+from echod.net.caller import Origin
 from echod.net.poller import READABLE
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import Origin, Setting
 
 if TYPE_CHECKING:
     from typing import Any
 
     from echod.config import listeners as models
+    from echod.net.stream import Setting
 
 PER_TURN = 64
 """Datagrams that are answered before others have their turn."""

@@ -10,13 +10,15 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from echod.core.access import Access, address_key
+from echod.core.access import Access, Networks, address_key
 from echod.core.admission import Bucket
 from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
+from echod.net.caller import Caller, Origin
 from echod.net.poller import READABLE
+from echod.net.proxied import ProxiedStream
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import Origin, QuietStream, Setting, Stream, facts
+from echod.net.stream import QuietStream, Setting, Stream
 
 if TYPE_CHECKING:
     import socket
@@ -40,7 +42,18 @@ PAUSE = 0.1
 class Listener(Handler):
     """One worker's share of a listening socket."""
 
-    __slots__ = ("_access", "_backlog", "_bucket", "_paused_at", "_reactor", "_setting", "origin", "socket")
+    __slots__ = (
+        "_access",
+        "_backlog",
+        "_bucket",
+        "_paused_at",
+        "_proxies",
+        "_proxy",
+        "_reactor",
+        "_setting",
+        "origin",
+        "socket",
+    )
 
     shared = True
 
@@ -57,6 +70,8 @@ class Listener(Handler):
         self.origin = Origin.of(config.name, self.socket)
         self._backlog = config.backlog
         self._access = Access(config.allow, config.deny)
+        self._proxy = config.proxy_protocol
+        self._proxies = Networks(config.proxy_protocol.trusted)
         share = config.accept_rate / self._setting.workers
         self._bucket = Bucket(share, self._reactor.now) if share else None
 
@@ -124,13 +139,12 @@ class Listener(Handler):
             return False
         sock.setblocking(False)
         setting, host = self._setting, _host(peer)
-        key = address_key(host) if setting.gate.per_address and host else 0
+        key = address_key(host) if setting.gate.per_address and host and not self._proxy.enabled else 0
         number = self._objection(host, now) or setting.gate.admit(key)
         if isinstance(number, RefuseReason):
             self._refuse(sock, peer, number)
             return True
-        kind = QuietStream if setting.quiet and host and host in setting.quiet else Stream
-        stream = kind(sock, peer, self.origin, setting, number, key, now)
+        stream = self._stream(sock, Caller.of(number, self.origin, peer, key), host, now)
         try:
             self._reactor.add(stream)
         except OSError as error:  # the kernel has no memory to watch one more
@@ -138,8 +152,17 @@ class Listener(Handler):
             stream.close()
         return True
 
+    def _stream(self, sock: socket.socket, caller: Caller, host: str, now: float) -> Stream:
+        if self._proxy.enabled:
+            return ProxiedStream(sock, caller, self._setting, now, self._proxy.timeout, self._access)
+        kind = QuietStream if host in self._setting.quiet else Stream
+        return kind(sock, caller, self._setting, now)
+
     def _objection(self, host: str, now: float) -> RefuseReason | None:
-        if self._access and not self._access.admits(host):
+        if self._proxy.enabled:
+            if host and host not in self._proxies:
+                return RefuseReason.UNTRUSTED_PROXY
+        elif self._access and not self._access.admits(host):
             return RefuseReason.DENIED
         if self._bucket and not self._bucket.take(now):
             return RefuseReason.OVER_RATE
@@ -148,8 +171,8 @@ class Listener(Handler):
     def _refuse(self, sock: socket.socket, peer: Address, reason: RefuseReason) -> None:
         # No lingering here: under a flood that would let the refused ones use up what the limit protects.
         sock.close()
-        number = self._setting.gate.refuse()
-        self._setting.emit(ConnectionRefused(**facts(number, peer, self.origin), reason=reason))
+        caller = Caller.of(self._setting.gate.refuse(), self.origin, peer)
+        self._setting.emit(ConnectionRefused(**caller.facts(), reason=reason))
 
     def _pause(self, error: OSError, now: float) -> None:
         # Whatever accept says, the socket stays: asking ten times a second is no spin, and most errors pass.

@@ -12,7 +12,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from echod.core.connection import Connection, State
+from echod.core.connection import Connection
+from echod.core.lifecycle import State
 from echod.events import (
     CloseReason,
     ConnectionClosed,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from echod.config.models import Limits
     from echod.core.access import Networks
     from echod.events import DropReason, Event, RefuseReason
-    from echod.net.sockets import Address
+    from echod.net.caller import Caller
 
 RECEIVE = 256 * 1024
 """Bytes that are received at once, at most: what a connection holds for a slow peer by default."""
@@ -64,6 +65,10 @@ class Gate(Protocol):
 
     def crowded(self) -> bool:
         """Tell whether this worker has many more connections than its siblings."""
+        ...
+
+    def enter(self, key: int) -> bool:
+        """Count an address in that became known later; False when it has enough connections."""
         ...
 
     def leave(self, key: int) -> None:
@@ -103,44 +108,20 @@ class Setting:
     """Clients whose connections are reported only if they carry a byte."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Which listening socket a connection came through, in the words of the log."""
-
-    listener: str
-    address: str | None
-    port: int | None
-    network: str | None
-    transport: str
-
-    @classmethod
-    def of(cls, name: str, sock: socket.socket) -> Origin:
-        """Describe the listening socket of the listener `name`."""
-        address, port = sockets.place(sock.getsockname())
-        return cls(name, address, port, sockets.network(sock.family), sockets.transport(sock))
-
-    def facts(self) -> dict[str, Any]:
-        """Return what every record of a listening socket says about it."""
-        return vars(self).copy()
-
-
 class Stream(Handler):
     """One accepted socket."""
 
-    __slots__ = ("_error", "_key", "_peer", "_setting", "connection", "id", "origin", "socket")
+    __slots__ = ("_error", "_setting", "caller", "connection", "socket")
 
-    def __init__(  # noqa: PLR0913, PLR0917  # a connection is where everything meets
-        self, sock: socket.socket, peer: Address, origin: Origin, setting: Setting, number: int, key: int, now: float
+    def __init__(
+        self, sock: socket.socket, caller: Caller, setting: Setting, now: float, establish_timeout: float = 0.0
     ) -> None:
         super().__init__(sock.fileno())
         self.socket = sock
-        self.origin = origin
-        self.id = number
-        self.connection = Connection(setting.limits, now)
+        self.caller = caller
+        self.connection = Connection(setting.limits, now, establish_timeout)
         self.deadline = self.connection.deadline
         self._error: str | None = None
-        self._key = key
-        self._peer = peer
         self._setting = setting
         self._say_opened()
 
@@ -159,7 +140,7 @@ class Stream(Handler):
             self._update()
             return
         if self._setting.verbose:
-            self._setting.emit(ConnectionReceived(id=self.id, count=count))
+            self._setting.emit(ConnectionReceived(id=self.caller.id, count=count))
         connection.receive(self._setting.buffer[:count], now)
         if connection.outgoing:
             self._send(now)
@@ -175,7 +156,9 @@ class Stream(Handler):
         """Take the pending error, or read on past the urgent mark."""
         error = sockets.pending_error(self.socket)
         if self._setting.verbose:
-            self._setting.emit(ConnectionExceptional(id=self.id, error=sockets.error_name(error) if error else None))
+            self._setting.emit(
+                ConnectionExceptional(id=self.caller.id, error=sockets.error_name(error) if error else None)
+            )
         if error:
             self._lose(CloseReason.READ_FAILED, error, now)
         elif self.connection.wants_read:
@@ -218,25 +201,30 @@ class Stream(Handler):
             sockets.reset(self.socket)
         else:
             self.socket.close()
-        self._setting.gate.leave(self._key)
+        self._setting.gate.leave(self.caller.key)
         self._say_closed()
 
     def _say_opened(self) -> None:
-        self._setting.emit(ConnectionOpened(**facts(self.id, self._peer, self.origin)))
+        self._setting.emit(ConnectionOpened(**self.caller.facts()))
 
     def _say_closed(self) -> None:
         connection = self.connection
         self._setting.emit(
             ConnectionClosed(
-                **facts(self.id, self._peer, self.origin),
+                **self.caller.facts(),
                 reason=connection.reason,
                 duration=round(connection.lifetime, 6),
                 received=connection.received,
                 echoed=connection.echoed,
                 discarded=connection.discarded or None,
                 error=self._error,
+                **self._details(),
             )
         )
+
+    def _details(self) -> dict[str, Any]:
+        """Return what the closing record says beyond what all have."""
+        return {}
 
     def _send(self, now: float) -> None:
         connection = self.connection
@@ -249,7 +237,7 @@ class Stream(Handler):
             return
         connection.sent(count, now)
         if count and self._setting.verbose:
-            self._setting.emit(ConnectionSent(id=self.id, count=count))
+            self._setting.emit(ConnectionSent(id=self.caller.id, count=count))
 
     def _advance(self, now: float) -> None:
         connection = self.connection
@@ -293,19 +281,3 @@ class QuietStream(Stream):
     def _say_closed(self) -> None:
         if self._said:
             super()._say_closed()
-
-
-def facts(number: int, peer: Address, origin: Origin) -> dict[str, Any]:
-    """Return what every record of a connection says about who talks to whom."""
-    host, port = sockets.place(peer)
-    mapped = bool(host and host.startswith(sockets.MAPPED))  # an inherited IPv6 socket may take IPv4 too
-    return {
-        "id": number,
-        "listener": origin.listener,
-        "client_address": host.removeprefix(sockets.MAPPED) if host and mapped else host,
-        "client_port": port,
-        "server_address": origin.address,
-        "server_port": origin.port,
-        "transport": origin.transport,
-        "network": "ipv4" if mapped else origin.network,
-    }

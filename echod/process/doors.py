@@ -17,7 +17,7 @@ from echod.config import plan
 from echod.errors import StartError
 from echod.events import ListenerClosed, ListenerOpened, ListenerSkipped
 from echod.net import sockets
-from echod.net.stream import Origin
+from echod.net.caller import Origin
 from echod.process.channel import MOST_DESCRIPTORS
 
 if TYPE_CHECKING:

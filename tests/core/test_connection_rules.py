@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from echod.config.models import Limits
-from echod.core.connection import LINGER_BYTES, Connection, State
+from echod.core.connection import LINGER_BYTES, Connection
+from echod.core.lifecycle import State
 from echod.events import CloseReason
 
 if TYPE_CHECKING:
@@ -267,8 +268,8 @@ def reachable(*, idle: float, half_close: float) -> list[tuple[Connection, float
     """Return what every sequence of three inputs leaves behind, with the time at which it does."""
     limits = Limits.model_construct(buffer=BUFFER, idle_timeout=idle, half_close_timeout=half_close, max_lifetime=0.0)
     found = []
-    for sequence in product(INPUTS, repeat=3):
-        connection = Connection(limits, 0.0)
+    for sequence, establish in product(product(INPUTS, repeat=3), (0.0, 5.0)):
+        connection = Connection(limits, 0.0, establish)
         now = 0.0
         for step in sequence:
             now = connection.deadline if step is Connection.expire and connection.deadline < inf else now + 0.01

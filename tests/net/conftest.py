@@ -14,10 +14,11 @@ from echod.config import listeners as models
 from echod.config.models import Limits
 from echod.core.access import Networks
 from echod.events import DropReason, RefuseReason
+from echod.net.caller import Caller, Origin
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import RECEIVE, Origin, Setting, Stream, facts
+from echod.net.stream import RECEIVE, Setting, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ class DoorKeeper:
     def __init__(self) -> None:
         self.limit = 1_000_000
         self.per_address = 0
+        self.full: set[int] = set()
         self.serial = 0
         self.inside = 0
         self.opened = 0
@@ -83,6 +85,10 @@ class DoorKeeper:
     def crowded(self) -> bool:
         """Say what the test has set."""
         return self.stuffed
+
+    def enter(self, key: int) -> bool:
+        """Let an address in, unless it is on the list of those that have enough."""
+        return key not in self.full
 
     def leave(self, key: int) -> None:
         """Let one out."""
@@ -177,13 +183,17 @@ class Rig:
         number = self.gate.admit(0)
         assert isinstance(number, int)
         origin = Origin("echo", address, port, "ipv4", "tcp")
-        stream = Stream(sock, peer, origin, self.setting, number, 0, self.clock.now)
+        stream = Stream(sock, Caller.of(number, origin, peer), self.setting, self.clock.now)
         self.reactor.add(stream)
         return client, stream
 
     def facts(self, stream: Stream) -> dict[str, Any]:
         """Return what every record of `stream` says."""
-        return facts(stream.id, stream._peer, stream.origin)
+        return stream.caller.facts()
+
+    def streams(self) -> list[Stream]:
+        """Return the connections that are open."""
+        return [handler for handler in self.reactor.handlers if isinstance(handler, Stream)]
 
     def turn(self) -> None:
         """Turn once, waiting only a moment."""

@@ -11,7 +11,7 @@ import pytest
 
 from echod.config import listeners as models
 from echod.core.access import Networks
-from echod.core.connection import State
+from echod.core.lifecycle import State
 from echod.events import (
     CloseReason,
     ConnectionClosed,

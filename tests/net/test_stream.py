@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from echod.core.connection import LINGER, QUIET, State
+from echod.core.connection import LINGER, QUIET
+from echod.core.lifecycle import State
 from echod.events import (
     CloseReason,
     ConnectionClosed,
@@ -90,7 +91,7 @@ def test_facts_of_a_connection(rig: Rig) -> None:
 
     assert [
         ConnectionOpened(
-            id=stream.id,
+            id=stream.caller.id,
             listener="echo",
             client_address=host,
             client_port=port,
@@ -112,8 +113,8 @@ def test_verbose(rig: Rig) -> None:
 
     assert [
         ConnectionOpened(**rig.facts(stream)),
-        ConnectionReceived(id=stream.id, count=5),
-        ConnectionSent(id=stream.id, count=5),
+        ConnectionReceived(id=stream.caller.id, count=5),
+        ConnectionSent(id=stream.caller.id, count=5),
         closed(rig, stream, CloseReason.PEER_CLOSED, received=5, echoed=5),
     ] == in_the_end(rig)
 
@@ -260,7 +261,7 @@ def test_urgent_data_stands_in_the_stream(rig: Rig) -> None:
 
     assert b"abXcd" == back
     assert ([], [], []) == rig.poller.poll(0.0)
-    assert ConnectionExceptional(id=stream.id) in rig.recorded
+    assert ConnectionExceptional(id=stream.caller.id) in rig.recorded
 
 
 def test_exceptional_reads(rig: Rig) -> None:
@@ -339,7 +340,7 @@ def test_exceptional_takes_the_pending_error(rig: Rig) -> None:
 
     assert [
         ConnectionOpened(**rig.facts(stream)),
-        ConnectionExceptional(id=stream.id, error="ECONNRESET"),
+        ConnectionExceptional(id=stream.caller.id, error="ECONNRESET"),
         closed(rig, stream, CloseReason.PEER_RESET, error="ECONNRESET"),
     ] == in_the_end(rig)
 
@@ -438,7 +439,10 @@ def test_a_kernel_that_takes_nothing(rig: Rig) -> None:
 
     assert (b"hello", READABLE | WRITABLE) == (held, wanted)
     assert b"hello" == rig.fetch(client, 5)
-    assert [ConnectionReceived(id=stream.id, count=5), ConnectionSent(id=stream.id, count=5)] == rig.recorded[1:]
+    assert [
+        ConnectionReceived(id=stream.caller.id, count=5),
+        ConnectionSent(id=stream.caller.id, count=5),
+    ] == rig.recorded[1:]
     assert READABLE == stream.interest
 
 
@@ -677,7 +681,7 @@ def test_a_peer_that_ends_in_the_same_breath(rig: Rig, closer: str) -> None:
     record = in_the_end(rig)[-1]
 
     assert isinstance(record, ConnectionClosed)
-    assert (5, stream.id) == (record.received, record.id)
+    assert (5, stream.caller.id) == (record.received, record.id)
     if closer == "shutdown":
         assert (CloseReason.PEER_CLOSED, 5) == (record.reason, record.echoed)
         assert rig.fetch_all(client) == b"hello"

@@ -1,0 +1,74 @@
+"""Who talks to whom: by which door a connection came, and whose it is.
+
+Rule: one description serves all records of a connection, and one all those of a listening socket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from echod.net import sockets
+
+if TYPE_CHECKING:
+    import socket
+
+    from echod.net.sockets import Address
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which listening socket a connection came through, in the words of the log."""
+
+    listener: str
+    address: str | None
+    port: int | None
+    network: str | None
+    transport: str
+
+    @classmethod
+    def of(cls, name: str, sock: socket.socket) -> Origin:
+        """Describe the listening socket of the listener `name`."""
+        address, port = sockets.place(sock.getsockname())
+        return cls(name, address, port, sockets.network(sock.family), sockets.transport(sock))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what every record of a listening socket says about it."""
+        return vars(self).copy()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose connection it is, and by which door it came."""
+
+    id: int
+    origin: Origin
+    host: str | None
+    port: int | None
+    key: int = 0
+    """What its address is counted under; 0 for not at all."""
+    via: tuple[str | None, int | None] = (None, None)
+    """Host and port of the proxy that has said who it is."""
+
+    @classmethod
+    def of(cls, number: int, origin: Origin, peer: Address, key: int = 0) -> Caller:
+        """Describe who is at the other end of an accepted socket."""
+        host, port = sockets.place(peer)
+        return cls(number, origin, host, port, key)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what every record of a connection says about who talks to whom."""
+        host, origin = self.host, self.origin
+        mapped = bool(host and host.startswith(sockets.MAPPED))  # an IPv6 socket may take IPv4 too
+        return {
+            "id": self.id,
+            "listener": origin.listener,
+            "client_address": host.removeprefix(sockets.MAPPED) if host and mapped else host,
+            "client_port": self.port,
+            "server_address": origin.address,
+            "server_port": origin.port,
+            "transport": origin.transport,
+            "network": "ipv4" if mapped else origin.network,
+            "peer_address": self.via[0],
+            "peer_port": self.via[1],
+        }
