@@ -10,7 +10,7 @@ MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, 
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
 FUZZ ?= 60
 PEERS = faketime groff haproxy jq libnginx-mod-stream logrotate man-db nginx-light openssl socat strace util-linux
-PYTEST := $(BIN)/python -X dev -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -X dev -m pytest
 
 # Where `make install` puts things, by GNU's conventions: DESTDIR goes before every path, and into no file.
 prefix = /usr/local
@@ -54,7 +54,8 @@ run: $(STAMP) ## run echod in the foreground: ^C drains, ^C again stops
 	@exec $(BIN)/echod run
 
 test: $(STAMP) ## run the tests, a few minutes
-	$(PYTEST)
+	$(PYTEST) -m 'not alone' -n 2 --dist loadgroup
+	$(PYTEST) -m alone
 
 peers: ## install the Debian packages that some tests use; without them those tests are skipped
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -64,7 +65,7 @@ peers: ## install the Debian packages that some tests use; without them those te
 	else echo "peers: without root or apt-get nothing is installed"; fi
 
 storm: $(STAMP) ## run the long forms of tests, some twenty minutes; FUZZ=3600 fuzzes for longer than a minute each
-	$(BIN)/python -X dev -m pytest --storm --fuzz $(FUZZ) --timeout $$(($(FUZZ) + 900)) -rP
+	$(PYTEST) --storm --fuzz $(FUZZ) --timeout $$(($(FUZZ) + 900)) -rP
 
 coverage: $(STAMP) ## measure branch coverage, in all processes; fails below 95 %
 	rm -f .coverage .coverage.*

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.xdist_group("footing")
 def test_groups_are_honoured(request: pytest.FixtureRequest) -> None:
-    """Tests that measure run one by one: pytest-xdist has seen the group of this one, or there is nothing to group."""
+    """Tests that belong together stay so: pytest-xdist has seen the group of this one, or there is nothing to group."""
     if getattr(request.config.option, "loadgroup", False):
-        assert request.node.nodeid.endswith("@timing")
+        assert request.node.nodeid.endswith("@footing")

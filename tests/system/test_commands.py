@@ -313,7 +313,7 @@ def test_a_deleted_working_directory(tmp_path: Path) -> None:
     assert [line[:7] for line in relative.stderr.splitlines()] == ["echod: "]
 
 
-@pytest.mark.xdist_group("starts")  # 20 starts at once on the other core would be what is measured
+@pytest.mark.alone
 def test_a_second_instance_names_the_first(start: Starter) -> None:
     """A second `run` on the same runtime directory exits 1 at once with the pid of the first, which does not notice."""
     daemon = start()
@@ -324,7 +324,7 @@ def test_a_second_instance_names_the_first(start: Starter) -> None:
     echo_once(daemon.address())
 
 
-@pytest.mark.xdist_group("starts")
+@pytest.mark.alone
 def test_twenty_starts_at_once(tmp_path: Path, start: Starter) -> None:
     """Of 20 simultaneous starts exactly one runs; the others exit 1 and say that it does."""
     daemon = start()

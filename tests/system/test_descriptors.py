@@ -47,7 +47,7 @@ def lower_limit(daemon: Daemon, spare: int) -> None:
             subprocess.run(command, check=True, user=uid, group=gid, extra_groups=[])
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 @pytest.mark.parametrize("poller", ["epoll", "poll"])
 def test_exhausted_descriptors(start: Starter, poller: str) -> None:
     """Room for 50 more and 1,000 clients: CPU under 5 %, those inside are echoed, freed places are taken within 1 s.

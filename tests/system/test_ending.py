@@ -195,7 +195,7 @@ def test_who_lingers_is_not_cut(start: Starter, second: Signals | None) -> None:
     assert daemon.wait_for("service.stopped")["echod.connections.cut"] == 6
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_quit_with_many(start: Starter) -> None:
     """QUIT with 2,000 connections: gone within a second, each reset and counted once.
 
@@ -271,7 +271,7 @@ def test_killed_worker_is_replaced(start: Starter) -> None:
     wait_until(lambda: active(daemon) == 0, 5, "no active connection")
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_dying_workers_are_throttled(start: Starter, size: Size) -> None:
     """A worker that is killed whenever it appears: the waits double from 0.1 s to 10 s, said once, on the edge.
 

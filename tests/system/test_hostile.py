@@ -106,7 +106,7 @@ def test_urgent_data_is_echoed_in_its_place(start: Starter, poller: str) -> None
             assert read_to_end(client) == (b"abXcd", "fin")
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 @each_poller
 def test_urgent_mark_on_an_open_connection_does_not_spin(start: Starter, poller: str) -> None:
     """After urgent data was echoed and nothing follows, the process sleeps: CPU under 2 % over 2 s."""
@@ -119,7 +119,7 @@ def test_urgent_mark_on_an_open_connection_does_not_spin(start: Starter, poller:
     assert share < 0.02
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 @each_poller
 def test_urgent_mark_on_a_paused_connection_does_not_spin(start: Starter, poller: str) -> None:
     """An urgent mark pending on a connection that is paused by backpressure: CPU under 2 % over 2 s.
@@ -142,7 +142,7 @@ def test_urgent_mark_on_a_paused_connection_does_not_spin(start: Starter, poller
     assert share < 0.02
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_idle_connections_cost_nothing(start: Starter) -> None:
     """500 connections that do nothing, some half-open for writing, use under 2 % CPU over 2 s: no timer spins."""
     daemon = start(workers=2)

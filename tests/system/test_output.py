@@ -224,7 +224,7 @@ def read_file(path: Path) -> list[Record]:
 # -- blocked, closed, full --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_blocked_output(start: Starter) -> None:
     """A full pipe that nobody reads for 10 s: the echo goes on, each line is written or counted, said once a process.
 
@@ -247,7 +247,7 @@ def test_blocked_output(start: Starter) -> None:
     assert len(daemon.records("log.dropped")) == WORKERS
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_closed_output(start: Starter) -> None:
     """The reader goes away under load: the echo goes on, `echod status` tells the drops exactly, the stop is clean."""
     readable, writable = os.pipe()
@@ -314,7 +314,7 @@ def followed(file: Path, copy: Path) -> Iterator[None]:
             tail.wait()
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_full_disk(small_disk: Path, tmp_path: Path, start: Starter) -> None:
     """The disk of `log.file` is full for 10 s and then free: no line is torn, each one is written or counted.
 

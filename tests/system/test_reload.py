@@ -102,7 +102,7 @@ def test_a_retiring_worker_keeps_its_connections(start: Starter) -> None:
     wait_until(lambda: len(daemon.workers()) == 1, 5, "the retiring workers' leaving")
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_reload_storm(start: Starter, size: Size) -> None:
     """A hundred reloads at one a second, 4 -> 2 -> 4 workers, a listener added and removed each time, under load.
 
@@ -189,7 +189,7 @@ def snapshot(daemon: Daemon) -> dict[str, Any]:
     return {key: state[key] for key in ("pid", "state", "generation", "listeners", "workers")} | {"pids": daemon.pids()}
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_bad_files_change_nothing(start: Starter, size: Size) -> None:
     """Each kind of bad file on SIGHUP, under load: one ERROR line with the text that helps, and nothing else changes.
 

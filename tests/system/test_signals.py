@@ -76,7 +76,7 @@ class Storm:
                 self.sent += 1
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_a_storm_of_signals_loses_no_effect(start: Starter, tmp_path: Path, size: Size) -> None:
     """100,000 mixed HUP, USR1, USR2 and CHLD in ten seconds, under load: each kind still has its effect within one.
 
