@@ -69,7 +69,7 @@ storm: $(STAMP) ## run the long forms of tests, some twenty minutes; FUZZ=3600 f
 
 coverage: $(STAMP) ## measure branch coverage, in all processes; fails below 95 %
 	rm -f .coverage .coverage.*
-	ECHOD_TEST_SCALE=4 $(BIN)/python -m coverage run -m pytest -n 2 --dist loadgroup --timeout 300 $(MEASURED)
+	ECHOD_TEST_SCALE=4 $(BIN)/python -m coverage run -m pytest -m 'not alone' -n 2 --dist loadgroup --timeout 300 $(MEASURED)
 	find . -maxdepth 1 -name '.coverage.*' -empty -delete  # of a process that was killed as it began to write
 	-$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=95
