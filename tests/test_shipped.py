@@ -72,6 +72,15 @@ def test_every_signal_is_in_the_readme() -> None:
             assert f"`{number.name.removeprefix('SIG')}`" in README
 
 
+def test_the_remedy_for_closed_sockets_is_the_same_everywhere() -> None:
+    """What the socket unit says to do once systemd has given up, the README and the manual page say too."""
+    (remedy,) = re.findall(r"^# {5}(systemctl .+)$", (ROOT / "systemd/echod.socket").read_text(), re.MULTILINE)
+    manual = (ROOT / "man/echod.8").read_text().replace("\\-", "-")
+
+    assert f"`{remedy}`" in README
+    assert all(f"\n{command}\n" in manual for command in remedy.split(" && "))
+
+
 def test_the_unit_is_clean() -> None:
     """systemd finds nothing to say about the unit."""
     analyze = shutil.which("systemd-analyze")

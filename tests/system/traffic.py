@@ -7,6 +7,7 @@
 
 Rule: a stream lives from the beginning to the end; a visitor connects, sends a little, half-closes, reads to the end
 and is followed by the next one at once, so that there are as many as the machine gives. Nobody tries again.
+`Arrivals` come by the clock instead, so that more and more are there while nobody lets them in.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import threading
 import time
 from collections import Counter
+from itertools import cycle
 from math import inf
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +24,7 @@ from tests.system.clients import KIB, Client, Load, Payload, connect
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
     from types import TracebackType
 
     from tests.system.clients import Address
@@ -43,6 +46,7 @@ class Visitor(Client):
     def __init__(self, opened: socket.socket, payload: Payload, seed: int, size: int, *, passing: bool) -> None:
         super().__init__(opened, payload, seed, size)
         self.passing = passing
+        self.came = time.monotonic()
 
 
 class Traffic(Load):
@@ -170,3 +174,40 @@ class Traffic(Load):
             self.turned_away[word] += 1
         else:
             self.faults[f"{kind}: {word}"] += 1
+
+
+class Arrivals(Traffic):
+    """Visitors who come by the clock, to one address after the other, whether or not those before them have left."""
+
+    def __init__(self, addresses: Sequence[Address], seed: int, *, a_second: int) -> None:
+        """Plan for so many a second; entering the context starts the traffic."""
+        super().__init__(addresses[0], seed, visitors=0)
+        self.longest = 0.0
+        """How many seconds the one stayed who was there longest."""
+        self._turns = cycle(addresses)
+        self._interval = 1 / a_second
+        self._due = 0.0
+
+    def _live(self) -> None:
+        try:
+            self._due = time.monotonic()
+            while not self._ending:
+                self.run(inf, until=self._come)
+                time.sleep(max(0.0, self._due - time.monotonic()))  # nobody is there
+            self.run(PATIENCE)
+        except BaseException as error:  # noqa: BLE001  # a thread cannot raise to its test
+            self._failure = error
+
+    def _come(self) -> bool:
+        while self._due <= time.monotonic() and not self._ending:
+            self._due += self._interval
+            self.address = next(self._turns)
+            self._visit()
+        return self._ending
+
+    def ended(self, client: Client) -> None:
+        """See one visitor off."""
+        assert isinstance(client, Visitor)
+        self.longest = max(self.longest, time.monotonic() - client.came)
+        self._judge(client, "visitor")
+        client.socket.close()
