@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from signal import SIGHUP, SIGKILL, SIGTERM, Signals
+from signal import SIGHUP, SIGKILL, SIGTERM, SIGUSR2, Signals
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import tomli_w
@@ -299,6 +299,12 @@ class Daemon:
         before, started = self.cpu(), time.monotonic()
         time.sleep(seconds)
         return (self.cpu() - before) / (time.monotonic() - started)
+
+    def active(self) -> int:
+        """Have a snapshot reported, and return how many connections it counts."""
+        count = len(self.records("status.reported"))
+        self.signal(SIGUSR2)
+        return int(self.wait_for("status.reported", count=count + 1)["echod.connections.active"])
 
     def stderr(self) -> str:
         """Return what came out of standard error so far."""

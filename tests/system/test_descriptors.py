@@ -8,7 +8,6 @@ import resource
 import socket
 import subprocess
 import sys
-from signal import SIGUSR2
 from typing import TYPE_CHECKING
 
 import pytest
@@ -219,7 +218,7 @@ def test_over_the_limit(start: Starter, workers: int) -> None:
         for client in served[7:]:
             ping(client)
 
-    wait_until(lambda: active_connections(daemon) == 0, 5, "no active connection")
+    wait_until(lambda: daemon.active() == 0, 5, "no active connection")
 
 
 def served_again(stack: contextlib.ExitStack, daemon: Daemon) -> bool:
@@ -230,13 +229,6 @@ def served_again(stack: contextlib.ExitStack, daemon: Daemon) -> bool:
     except (OSError, AssertionError):
         return False
     return True
-
-
-def active_connections(daemon: Daemon) -> int:
-    """Have a snapshot reported, and return how many connections it counts."""
-    count = len(daemon.records("status.reported"))
-    daemon.signal(SIGUSR2)
-    return int(daemon.wait_for("status.reported", count=count + 1)["echod.connections.active"])
 
 
 def test_a_flood_over_the_limit_spares_those_inside(start: Starter) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR2, Signals
+from signal import SIGCONT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, Signals
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,13 +82,6 @@ def by_slot(daemon: Daemon, clients: Iterable[socket.socket]) -> dict[int, list[
 def pid_of(daemon: Daemon, slot: int) -> int:
     """Return the pid of the worker in a slot, as the log knows it."""
     return int(daemon.records("worker.started", {"echod.worker.slot": slot})[-1]["echod.worker.pid"])
-
-
-def active(daemon: Daemon) -> int:
-    """Return how many connections the daemon believes to have."""
-    count = len(daemon.records("status.reported"))
-    daemon.signal(SIGUSR2)
-    return int(daemon.wait_for("status.reported", count=count + 1)["echod.connections.active"])
 
 
 def reasons(daemon: Daemon) -> Counter[str]:
@@ -261,14 +254,14 @@ def test_killed_worker_is_replaced(start: Starter) -> None:
             ping(client)
 
         assert ends <= {"fin", "reset"}
-        assert active(daemon) == len(clients[2]) + len(new)
+        assert daemon.active() == len(clients[2]) + len(new)
     expected = {"echod.worker.slot": 1, "echod.worker.pid": victim, "echod.signal": "SIGKILL"}
     assert expected == {key: died[key] for key in expected}
     assert died["echod.connections.lost"] == len(clients[1])
     assert "echod.worker.silent" not in died
     assert moment(started) - moment(died) < 1.0
     assert started["echod.worker.slot"] == 1
-    wait_until(lambda: active(daemon) == 0, 5, "no active connection")
+    wait_until(lambda: daemon.active() == 0, 5, "no active connection")
 
 
 @pytest.mark.alone
