@@ -6,6 +6,7 @@ printed of a listener has all keys.
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
@@ -156,7 +157,7 @@ class Listener(Table):
             raise rule("trusts by the mode of the path; leave trusted out")
         return proxy
 
-    @property
+    @cached_property
     def parsed(self) -> Address | None:
         """Host and port; None for a Unix socket."""
         return None if self.kind == "unix" else parse_address(self.address)

@@ -7,22 +7,22 @@ what is TOML.
 import re
 import tomllib
 from collections.abc import Iterator
-from typing import Any
 
 Path = tuple[str | int, ...]
 
 MOST_PARTS = 16  # the model needs 2; 20,000 of them cost tomllib ten seconds
 MOST_NESTED = 32  # the model needs 2; 1,000 of them are a RecursionError
-_DEEPEST = 5  # no fault lies deeper: listener, its index, a table of its own, a key, an item
-
 # Possessive throughout, and an unterminated string ends with its line or with the text: nothing is scanned twice.
 _PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]++|\\.)*+"?|'[^'\n]*+'?)"""
+_DOTTED = rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART})*+"
 _TOKEN = re.compile(
     r'(?P<text>"""(?:[^"\\]++|\\.|"{1,2}(?!"))*+(?:"{3,5}|\Z)|' + r"'''(?:[^']++|'{1,2}(?!'))*+(?:'{3,5}|\Z))"
-    rf"|(?P<comment>\#[^\n]*+)|(?P<key>{_PART}(?:[ \t]*+\.[ \t]*+{_PART})*+)"
+    rf"|(?P<comment>\#[^\n]*+)|(?:[0-9]++,)++|(?P<key>{_DOTTED})"  # many numbers are one token, for speed
     r"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<end>\n)|[ \t=,.]++|[^\n]",
     re.DOTALL,
 )
+
+_KEY = re.compile(_DOTTED)
 
 
 def excess(text: str) -> tuple[int, str] | None:
@@ -54,18 +54,20 @@ def statements(text: str) -> Iterator[tuple[int, str]]:
 
 
 def locate(text: str) -> dict[Path, int]:
-    """Map the path of each key and table of valid TOML to the line where its statement starts."""
+    """Map the path of each statement of valid TOML, and of its tables, to the line where that starts.
+
+    What lies within a value is not there: `line_of` finds it where its statement is. Values are not read again.
+    """
     lines: dict[Path, int] = {}
     table: Path = ()
     newest: dict[Path, int] = {}
     for line, source in statements(text):
-        document = tomllib.loads(source)
         if source.lstrip().startswith("["):
-            table = _enter(document, newest)
-            for length in range(1, len(table) + 1):
-                lines.setdefault(table[:length], line)
+            path = table = _enter(source.lstrip(), newest)
         else:
-            _note(document, table, line, lines)
+            path = table + _key(source)
+        for length in range(1, len(path) + 1):
+            lines.setdefault(path[:length], line)
     return lines
 
 
@@ -80,24 +82,28 @@ def _line(text: str, token: re.Match[str]) -> int:
     return 1 + text.count("\n", 0, token.start())
 
 
-def _enter(header: dict[str, Any], newest: dict[Path, int]) -> Path:
+def _enter(header: str, newest: dict[Path, int]) -> Path:
     """Resolve a table header to its path, in which arrays of tables have the index of their newest table."""
     path: Path = ()
-    node: Any = header
-    while node:
-        ((name, node),) = node.items()
-        path += (name,)
-        if isinstance(node, list):
-            newest[path] = newest.get(path, -1) + 1
-            node = None
-        if path in newest:
-            path += (newest[path],)
-    return path
+    for part in _key(header):
+        path = (*_inside(path, newest), part)
+    if header.startswith("[["):
+        newest[path] = newest.get(path, -1) + 1
+    return _inside(path, newest)
 
 
-def _note(node: Any, path: Path, line: int, lines: dict[Path, int]) -> None:
-    if path:
-        lines.setdefault(path, line)
-    if len(path) < _DEEPEST and isinstance(node, dict | list):
-        for part, inner in node.items() if isinstance(node, dict) else enumerate(node):
-            _note(inner, (*path, part), line, lines)
+def _inside(path: Path, newest: dict[Path, int]) -> Path:
+    return (*path, newest[path]) if path in newest else path
+
+
+def _key(statement: str) -> Path:
+    """Take the key of a statement apart."""
+    found = _KEY.search(statement)
+    assert found is not None  # noqa: S101  # tomllib has found one
+    return tuple(_unquoted(part[0]) for part in re.finditer(_PART, found[0]))
+
+
+def _unquoted(part: str) -> str:
+    if part.startswith('"'):
+        return str(tomllib.loads(f"key = {part}")["key"])
+    return part.strip("'")

@@ -117,10 +117,13 @@ STATEMENTS = st.one_of(
 )
 
 
+DEEPEST = 5  # no fault lies deeper: listener, its index, a table of its own, a key, an item
+
+
 def paths(node: Any, path: Path = ()) -> set[Path]:
     """Collect every path of a document, as deep as a fault can lie."""
     found = {path} if path else set()
-    if len(path) < 5 and isinstance(node, dict | list):
+    if len(path) < DEEPEST and isinstance(node, dict | list):
         for part, inner in node.items() if isinstance(node, dict) else enumerate(node):
             found |= paths(inner, (*path, part))
     return found
@@ -149,4 +152,7 @@ def test_finds_every_path_where_it_first_appears(text: str) -> None:
                 expected[path] = valid + 1
             valid = count
 
-    assert expected == locate(text)
+    found = locate(text)
+
+    assert {path for path in found if len(path) <= DEEPEST} <= expected.keys()
+    assert expected == {path: line_of(path, found) for path in expected}

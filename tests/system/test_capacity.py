@@ -71,7 +71,7 @@ def room() -> Callable[[int], None]:
     return need
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_connections_that_are_gone_cost_nothing(start: Starter, size: Size) -> None:
     """300,000 connections are opened, used and closed: memory grows by 5 MiB at most, descriptors are as they were.
 
@@ -98,7 +98,7 @@ def test_connections_that_are_gone_cost_nothing(start: Starter, size: Size) -> N
     assert daemon.active() == 0
 
 
-@pytest.mark.xdist_group("timing")
+@pytest.mark.alone
 def test_idle_connections_beside_busy_ones(
     start: Starter, size: Size, room: Callable[[int], None], tmp_path: Path
 ) -> None:
