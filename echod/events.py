@@ -32,6 +32,8 @@ class CloseReason(StrEnum):
     HALF_CLOSE_TIMEOUT = "half_close_timeout"
     MAX_LIFETIME = "max_lifetime"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
+    HANDSHAKE_FAILED = "handshake_failed"
+    TLS_TRUNCATED = "tls_truncated"
     BAD_PROXY_HEADER = "bad_proxy_header"
     CLIENT_REFUSED = "client_refused"
     DRAINED = "drained"
@@ -247,6 +249,16 @@ class ListenerOpened(ListenerEvent):
 
 
 @dataclass(frozen=True)
+class CertificateLoaded(Event):
+    """A listener speaks TLS with these certificates from now on."""
+
+    name = "certificate.loaded"
+    listener: str | None = key("echod.listener")
+    not_before: str | None = key("tls.server.not_before")
+    not_after: str | None = key("tls.server.not_after")
+
+
+@dataclass(frozen=True)
 class ListenerClosed(ListenerEvent):
     """A listening socket is closed."""
 
@@ -378,6 +390,13 @@ class ConnectionClosed(ConnectionEvent):
     proxy_tls_cipher: str | None = key("echod.proxy.tls.cipher")
     proxy_tls_name: str | None = key("echod.proxy.tls.common_name")
     proxy_tls_verified: bool | None = key("echod.proxy.tls.verified")
+    tls_server_name: str | None = key("tls.client.server_name")
+    tls_version: str | None = key("tls.protocol.version")
+    tls_cipher: str | None = key("tls.cipher")
+    tls_alpn: str | None = key("tls.next_protocol")
+    tls_resumed: bool | None = key("tls.resumed")
+    tls_client_subject: str | None = key("tls.client.subject")
+    tls_client_sha256: str | None = key("tls.client.hash.sha256")
 
 
 @dataclass(frozen=True)

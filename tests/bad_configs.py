@@ -58,7 +58,7 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
     "unknown table": ("[limit]\n", ':1: limit: unknown table, did you mean "limits"?'),
     "unknown key of an array": ("[[listen]]\n", ':1: listen: unknown key, did you mean "listener"?'),
     "version": ("config_version = 99\n", ":1: config_version: unknown key"),
-    "future key": ("[[listener]]\ntls = {}\n", ":2: listener[0].tls: unknown key"),
+    "future key": ("[[listener]]\nfaults = {}\n", ":2: listener[0].faults: unknown key"),
     "host bits": (
         '[[listener]]\nallow = ["10.0.0.1/8"]\n',
         ':2: listener[0].allow[0]: must be a network such as "10.0.0.0/8" or "2001:db8::/32", with no bits set',
@@ -76,6 +76,34 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
         ':4: listener[0].allow: is for kind = "tcp" or "udp" only',
     ),
     "future table": ('[admin]\naddress = "localhost:10001"\n', ":1: admin: unknown table"),
+    "TLS without a certificate": (
+        "[[listener]]\n[listener.tls]\nenabled = true\n",
+        ":2: listener[0].tls.certificate: must name a file where enabled = true",
+    ),
+    "TLS that is off with a certificate": (
+        '[[listener]]\n[listener.tls]\ncertificate = "/c.pem"\n',
+        ":3: listener[0].tls.certificate: is for enabled = true only",
+    ),
+    "TLS with a relative path": (
+        '[[listener]]\n[listener.tls]\nenabled = true\ncertificate = "c.pem"\n',
+        ":4: listener[0].tls.certificate: must be an absolute path",
+    ),
+    "TLS of old": (
+        '[[listener]]\n[listener.tls]\nenabled = true\ncertificate = "/c.pem"\nminimum_version = "1.1"\n',
+        ':5: listener[0].tls.minimum_version: must be "1.2" or "1.3", got "1.1"',
+    ),
+    "TLS without a deadline": (
+        '[[listener]]\n[listener.tls]\nenabled = true\ncertificate = "/c.pem"\ntimeout = "0s"\n',
+        ':5: listener[0].tls.timeout: must be longer than "0s"',
+    ),
+    "TLS with a protocol that is none": (
+        '[[listener]]\n[listener.tls]\nenabled = true\ncertificate = "/c.pem"\nalpn = ["echo", ""]\n',
+        ":5: listener[0].tls.alpn[1]: must be 1 to 255 printable ASCII characters",
+    ),
+    "TLS over UDP": (
+        '[[listener]]\nkind = "udp"\naddress = "127.0.0.1:7"\n[listener.tls]\nenabled = true\ncertificate = "/c.pem"\n',
+        'listener[0].tls: is for kind = "tcp" or "unix" only',
+    ),
     "hostile key": ('"\\u001b[2J\\n" = 1\n', ':1: "\\x1b[2J\\n": unknown key'),
     "single listener": ("[listener]\n", ":1: listener: must be an array of tables: write [[listener]]"),
     "listener of another type": ("listener = 7\n", ":1: listener: must be an array, got an integer"),

@@ -95,7 +95,7 @@ def test_keys_of_an_event_are_unique(event: type[Event]) -> None:
 
     assert len(keys) == len(set(keys))
     assert not {"timestamp", "level", "event"} & set(keys)
-    assert all(re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", key) for key in keys)
+    assert all(re.fullmatch(r"[a-z_]+(\.[a-z0-9_]+)+", key) for key in keys)
 
 
 def test_no_key_is_a_dot_prefix_of_another() -> None:

@@ -17,6 +17,7 @@ from echod.config.address import Address, parse_address, parse_path
 from echod.config.fields import RESTART, Networks, Table, rule
 from echod.config.proxy import ProxyProtocol
 from echod.config.quantities import KIB, MIB, Duration, Size, size_text
+from echod.config.tls import Tls
 from echod.config.udp import Udp
 from echod.config.wording import quoted
 
@@ -25,7 +26,7 @@ HIGHEST_PRECEDENCE = 255
 
 KINDS = {
     **dict.fromkeys(("allow", "deny", "ipv6_only", "interface", "tos", "free_bind"), ("tcp", "udp")),
-    **dict.fromkeys(("accept_rate", "backlog", "proxy_protocol"), ("tcp", "unix")),
+    **dict.fromkeys(("accept_rate", "backlog", "proxy_protocol", "tls"), ("tcp", "unix")),
     **dict.fromkeys(("nodelay", "keepalive"), ("tcp",)),
     **dict.fromkeys(("mode", "owner"), ("unix",)),
     "udp": ("udp",),
@@ -128,6 +129,7 @@ class Listener(Table):
     proxy_protocol: ProxyProtocol = Field(
         default=ProxyProtocol(), description="Whose connections these are, told by a proxy in front."
     )
+    tls: Tls = Field(default=Tls(), description="Speak TLS on this listener.")
     udp: Udp = Field(default=Udp(), description="What keeps a UDP echo from being abused.")
 
     @field_validator("address")

@@ -50,7 +50,7 @@ _KINDS = {
 
 def load(path: Path) -> Config:
     """Read, parse and check a file; raise ConfigError with a line for each fault."""
-    text = _text(path, _content(path))
+    text = _text(path, content(path))
     document = _parse(path, text)
     try:
         return Config.model_validate(document)
@@ -63,12 +63,12 @@ def runtime_directory(path: Path) -> str | None:
 
     Raise ConfigError where the file cannot be read: another daemon than the one that was meant would be found.
     """
-    content = _content(path)
+    data = content(path)
     try:
-        stated = _parse(path, _text(path, content))["daemon"]["runtime_directory"]
+        stated = _parse(path, _text(path, data))["daemon"]["runtime_directory"]
         return Daemon.model_validate({"runtime_directory": stated}).runtime_directory or None
     except ConfigError:
-        found = _DIRECTORY.search(content)
+        found = _DIRECTORY.search(data)
         return os.fsdecode(found[1]) if found else None
     except (KeyError, TypeError, ValidationError):
         return None
@@ -96,28 +96,29 @@ def _text(path: Path, content: bytes) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Read a regular file of at most so many bytes; raise ConfigError that says what is in the way."""
     try:
-        return _read(path)
+        return _read(path, most)
     except OSError as error:
         raise _refuse(path, _REASONS.get(error.errno or 0, f"cannot be read: {error.strerror}")) from None
     except ValueError:  # a NUL or a lone surrogate in the path, which Python keeps from the kernel
         raise _refuse(path, "cannot be read: no file has such a name") from None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     # Without O_NONBLOCK, opening a pipe waits for a writer; without O_NOCTTY, a terminal becomes ours.
     fd = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         kind = stat.S_IFMT(os.fstat(fd).st_mode)
         if kind != stat.S_IFREG:
             raise _refuse(path, _KINDS[kind])
-        content = b""
-        while chunk := os.read(fd, MOST_BYTES):
-            content += chunk
-            if len(content) > MOST_BYTES:
-                raise _refuse(path, f"is larger than {MOST_BYTES // 1024} KiB")
-        return content
+        data = b""
+        while chunk := os.read(fd, most):
+            data += chunk
+            if len(data) > most:
+                raise _refuse(path, f"is larger than {most // 1024} KiB")
+        return data
     finally:
         os.close(fd)
 

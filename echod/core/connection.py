@@ -103,6 +103,11 @@ class Connection:
         self._moved = now
         self._move(Cue.ESTABLISHED, now)
 
+    def prolong(self, timeout: float, now: float) -> None:
+        """Note that one part of what comes before the payload is complete; the next has `timeout` seconds."""
+        self._establish_timeout = timeout
+        self._entered = now
+
     def receive(self, data: memoryview, now: float) -> None:
         """Take `data`, at least one byte and at most `room` of them.
 

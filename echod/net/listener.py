@@ -16,8 +16,9 @@ from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, Ref
 from echod.net import sockets
 from echod.net.caller import Caller, Origin
 from echod.net.poller import READABLE
-from echod.net.proxied import ProxiedStream
+from echod.net.proxied import ProxiedStream, Terms
 from echod.net.reactor import Handler, Reactor
+from echod.net.secured import SecuredStream
 from echod.net.stream import QuietStream, Setting, Stream
 
 if TYPE_CHECKING:
@@ -46,11 +47,13 @@ class Listener(Handler):
         "_access",
         "_backlog",
         "_bucket",
+        "_context",
         "_paused_at",
         "_proxies",
         "_proxy",
         "_reactor",
         "_setting",
+        "_terms",
         "origin",
         "socket",
     )
@@ -72,6 +75,12 @@ class Listener(Handler):
         self._access = Access(config.allow, config.deny)
         self._proxy = config.proxy_protocol
         self._proxies = Networks(config.proxy_protocol.trusted)
+        self._context = self._setting.contexts.get(config.name)
+        self._terms = Terms(
+            self._access,
+            config.proxy_protocol.enabled * config.proxy_protocol.timeout,
+            config.tls.enabled * config.tls.timeout,
+        )
         share = config.accept_rate / self._setting.workers
         self._bucket = Bucket(share, self._reactor.now) if share else None
 
@@ -153,8 +162,10 @@ class Listener(Handler):
         return True
 
     def _stream(self, sock: socket.socket, caller: Caller, host: str, now: float) -> Stream:
+        if self._context:
+            return SecuredStream(sock, caller, self._setting, now, self._terms, self._context)
         if self._proxy.enabled:
-            return ProxiedStream(sock, caller, self._setting, now, self._proxy.timeout, self._access)
+            return ProxiedStream(sock, caller, self._setting, now, self._terms)
         kind = QuietStream if host in self._setting.quiet else Stream
         return kind(sock, caller, self._setting, now)
 

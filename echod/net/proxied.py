@@ -6,35 +6,49 @@ Rule: what the header says is used only if it is whole and good; who may send on
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from echod.core import proxy
 from echod.core.access import address_key
 from echod.core.lifecycle import State
 from echod.events import CloseReason, RefuseReason
-from echod.net.stream import Setting, Stream
+from echod.net.stream import QuietStream
 
 if TYPE_CHECKING:
     import socket
 
     from echod.core.access import Access
     from echod.net.caller import Caller
+    from echod.net.stream import Setting
 
 
-class ProxiedStream(Stream):
+@dataclass(frozen=True)
+class Terms:
+    """What a listener asks of those who come in, beyond a byte."""
+
+    access: Access
+    """Who may come in, where a proxy says who it is."""
+    proxy_timeout: float
+    """Seconds for the header of the PROXY protocol; 0 for no header."""
+    tls_timeout: float
+    """Seconds for the handshake of TLS; 0 for none."""
+
+
+class ProxiedStream(QuietStream):
     """One accepted socket with a proxy at the other end."""
 
-    __slots__ = ("_access", "_head", "_header", "_said")
+    __slots__ = ("_head", "_header", "_terms")
 
-    def __init__(  # noqa: PLR0913, PLR0917  # a connection is where everything meets
-        self, sock: socket.socket, caller: Caller, setting: Setting, now: float, timeout: float, access: Access
+    def __init__(  # a connection is where everything meets
+        self, sock: socket.socket, caller: Caller, setting: Setting, now: float, terms: Terms
     ) -> None:
-        self._said = False
-        self._head: bytearray | None = bytearray()
+        self._head: bytearray | None = bytearray() if terms.proxy_timeout else None
         self._header: proxy.Header | None = None
-        self._access = access
-        super().__init__(sock, caller, setting, now, timeout)
+        self._terms = terms
+        super().__init__(sock, caller, setting, now, terms.proxy_timeout or terms.tls_timeout)
+        if self._head is None and not self._quiet:
+            self._introduce()
 
     def on_readable(self, now: float) -> None:
         """Read the header, and from then on what any connection brings."""
@@ -42,8 +56,6 @@ class ProxiedStream(Stream):
             self._read_header(self._head, now)
         else:
             super().on_readable(now)
-        if self.connection.received and not self._said:
-            self._introduce()
 
     def _read_header(self, head: bytearray, now: float) -> None:
         try:
@@ -80,16 +92,21 @@ class ProxiedStream(Stream):
                 self._error = objection
                 self.fail(CloseReason.CLIENT_REFUSED, now)
                 return
-        if self.caller.host not in self._setting.quiet:
+        if not self._quiet:
             self._introduce()
+        self._begin(payload, now)
+
+    def _begin(self, payload: bytes, now: float) -> None:
+        """Go on with the first bytes after the header."""
         self.connection.established(now)
         if payload:
             self.connection.receive(memoryview(payload), now)
             self._send(now)
+            self._speak_up()
         self._advance(now)
 
     def _objection(self, host: str) -> RefuseReason | None:
-        if self._access and not self._access.admits(host):
+        if self._terms.access and not self._terms.access.admits(host):
             return RefuseReason.DENIED
         gate = self._setting.gate
         if gate.per_address:
@@ -103,19 +120,14 @@ class ProxiedStream(Stream):
         self._error = cause
         self.fail(CloseReason.BAD_PROXY_HEADER, now)
 
-    def _introduce(self) -> None:
-        self._said = True
-        super()._say_opened()
-
-    def _say_opened(self) -> None:
-        """Wait until it is known whose connection this is."""
+    @property
+    def _quiet(self) -> bool:
+        return self.caller.host in self._setting.quiet
 
     def _say_closed(self) -> None:
-        quiet = self.caller.host in self._setting.quiet and not self.connection.received
-        if not self._said and not quiet:
+        if not self._said and not self._quiet:  # nobody has told whose it was
             self._introduce()
-        if self._said:
-            super()._say_closed()
+        super()._say_closed()
 
     def _details(self) -> dict[str, Any]:
         header = self._header

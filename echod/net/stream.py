@@ -27,7 +27,8 @@ from echod.net.poller import READABLE, WRITABLE
 from echod.net.reactor import Handler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import ssl
+    from collections.abc import Callable, Mapping
 
     from echod.config.models import Limits
     from echod.core.access import Networks
@@ -106,6 +107,8 @@ class Setting:
     """The ports of all UDP sockets of the daemon."""
     quiet: Networks
     """Clients whose connections are reported only if they carry a byte."""
+    contexts: Mapping[str, ssl.SSLContext]
+    """What the listeners that speak TLS do it with, by name."""
 
 
 class Stream(Handler):
@@ -262,7 +265,7 @@ class Stream(Handler):
 
 
 class QuietStream(Stream):
-    """A connection of a client that perhaps only looks whether the door opens."""
+    """A connection that is reported only once there is a reason to; by itself, that a byte has come."""
 
     __slots__ = ("_said",)
 
@@ -271,9 +274,15 @@ class QuietStream(Stream):
     def on_readable(self, now: float) -> None:
         """Do as any other, and say that it is here once a byte has come."""
         super().on_readable(now)
+        self._speak_up()
+
+    def _speak_up(self) -> None:
         if self.connection.received and not self._said:
-            self._said = True
-            super()._say_opened()
+            self._introduce()
+
+    def _introduce(self) -> None:
+        self._said = True
+        super()._say_opened()
 
     def _say_opened(self) -> None:
         self._said = False

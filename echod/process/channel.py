@@ -23,9 +23,10 @@ import orjson
 from echod.config import dumping
 from echod.config.models import Config
 from echod.errors import StartError
+from echod.process.certificates import Material
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MOST_DESCRIPTORS = 250
 """Descriptors in one message; the kernel's SCM_MAX_FD is 253."""
@@ -157,21 +158,22 @@ def pair() -> tuple[Channel, Channel]:
     return Channel(ours), Channel(theirs)
 
 
-def config_to_memfd(config: Config) -> int:
-    """Return a memfd that holds `config`, which the caller closes; raise StartError when there is no room for it."""
+def to_memfd(config: Config, materials: Mapping[str, Material]) -> int:
+    """Return a memfd that holds what workers serve, which the caller closes; raise StartError when memory is short."""
     try:
         fd = os.memfd_create("echod-config")
         with open(fd, "wb", closefd=False) as file:
-            file.write(orjson.dumps(dumping.dump(config)))
+            file.write(orjson.dumps({"config": dumping.dump(config), "certificates": materials}))
     except OSError as error:
         raise StartError(f"no memory for the configuration: {error.strerror}", errno=error.errno) from None
     return fd
 
 
-def config_from_memfd(fd: int) -> Config:
-    """Return the configuration that `fd` holds, and close it."""
+def from_memfd(fd: int) -> tuple[Config, dict[str, Material]]:
+    """Return the configuration, and the certificates of its listeners by their names, that `fd` holds, and close it."""
     try:
-        data = os.pread(fd, os.fstat(fd).st_size, 0)  # all workers share the file offset
+        data = orjson.loads(os.pread(fd, os.fstat(fd).st_size, 0))  # all workers share the file offset
     finally:
         os.close(fd)
-    return Config.model_validate(orjson.loads(data))
+    materials = {name: Material(**material) for name, material in data["certificates"].items()}
+    return Config.model_validate(data["config"]), materials

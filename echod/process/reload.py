@@ -64,7 +64,7 @@ def prepare(current: Settings, doors: Doors) -> Prepared:
     with ExitStack() as undo:
         doors.open(changes.bind, keep=changes.keep)
         undo.callback(doors.close, changes.bind)
-        memfd = channel.config_to_memfd(new.config)
+        memfd = channel.to_memfd(new.config, new.certificates)
         undo.callback(os.close, memfd)
         moved = new.config.log.file != current.config.log.file
         prepared = Prepared(new, changes, memfd, settings.open_log(new) if moved else None)

@@ -16,11 +16,14 @@ from echod.config.models import Config
 from echod.errors import ConfigError, StartError
 from echod.net import poller
 from echod.observe import sink
+from echod.process import certificates
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from echod.events import ConfigAdjusted
+    from echod.process.certificates import Material
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Settings:
     adjustments: tuple[ConfigAdjusted, ...]
     inherited: frozenset[str]
     """The names of the sockets that were passed to this process."""
+    certificates: Mapping[str, Material]
+    """What listeners speak TLS with, by their names."""
 
     def again(self) -> Settings:
         """Read everything anew."""
@@ -53,11 +58,12 @@ def gather(given: Path | None, *, foreground: bool, inherited: frozenset[str] = 
         plan.claim(config, inherited)
         _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
         config, adjustments = plan.fit(config, descriptors, poller.POLLERS[name].capacity)
+        materials = certificates.read(config.listener)
     except ConfigError as error:
         raise ConfigError(*(f"{path}: {line}" if path else line for line in error.lines)) from None
     if not foreground and not config.log.file:
         raise ConfigError(f"{path or 'defaults'}: log.file: must name a file under --daemon, which has no other output")
-    return Settings(config, path, given, foreground, name, adjustments, inherited)
+    return Settings(config, path, given, foreground, name, adjustments, inherited, materials)
 
 
 def default_file() -> Path | None:

@@ -27,8 +27,8 @@ from echod.errors import EchodError, StartError
 from echod.net.poller import POLLERS
 from echod.net.reactor import Reactor, Timer
 from echod.observe.scoreboard import Column
+from echod.process import certificates, reload, reports, settings, signals, state, worker
 from echod.process import channel as messages
-from echod.process import reload, reports, settings, signals, state, worker
 from echod.process.crew import Assignment, Crew
 from echod.process.reports import Estate, Phase
 from echod.process.signals import Signals
@@ -83,7 +83,8 @@ class Supervisor:
         self._write_state()
         gc.collect()
         gc.freeze()  # what is loaded by now is shared with the workers; a collection would write to its pages
-        self._assign(messages.config_to_memfd(self._estate.settings.config), self._born)
+        now = self._estate.settings
+        self._assign(messages.to_memfd(now.config, now.certificates), self._born)
         self._beat(self._born)
         while not self._done:
             log.flush()
@@ -184,6 +185,7 @@ class Supervisor:
             self._emit(event)
         self._estate.doors.adjust(self._reload.plan.keep)
         self._estate.doors.say_opened(self._reload.plan.bind, self._emit)
+        certificates.say_loaded(new.certificates, self._emit)
         self._assign(self._reload.memfd, now)
 
     def _complete_reload(self) -> None:
@@ -255,6 +257,7 @@ class Supervisor:
         for event in reports.started(self._estate):
             self._emit(event)
         self._estate.doors.say_opened(self._estate.settings.config.listener, self._emit)
+        certificates.say_loaded(self._estate.settings.certificates, self._emit)
 
     def _say_ready(self, now: float) -> None:
         self._enter(Phase.READY)

@@ -28,8 +28,8 @@ from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
 from echod.net.stream import RECEIVE, Setting, Stream
 from echod.observe.scoreboard import Column, Gate, Tally
+from echod.process import certificates, descriptors, privileges, signals
 from echod.process import channel as messages
-from echod.process import descriptors, privileges, signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,9 +138,10 @@ class Worker(Handler):
                     self._reactor.renew(listener)
 
     def _assign(self, assignment: messages.Assign, received: list[int], now: float) -> None:
-        config = messages.config_from_memfd(received[0])
+        config, materials = messages.from_memfd(received[0])
         self._log.configure(config.log)
         setting = self._settle(config)
+        setting.contexts = certificates.contexts(config.listener, materials)
         named = {listener.name: listener for listener in config.listener}
         listed = {}
         for name, fd in zip(assignment.listeners, received[1:], strict=True):
@@ -180,7 +181,7 @@ class Worker(Handler):
             buffer = memoryview(bytearray(RECEIVE))
             tally = Tally(self._row)
             self._setting = Setting(
-                limits, buffer, gate, self._log.emit, self._log.verbose, workers, tally, frozenset(), quiet
+                limits, buffer, gate, self._log.emit, self._log.verbose, workers, tally, frozenset(), quiet, {}
             )
             return self._setting
         setting = self._setting

@@ -132,6 +132,7 @@ class Rig:
             tally=self.tally,
             udp_ports=frozenset(),
             quiet=Networks(()),
+            contexts={},
         )
         self._stack = stack
         stack.callback(self.poller.close)

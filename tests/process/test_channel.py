@@ -10,6 +10,7 @@ import pytest
 
 from echod.config.models import Config, Daemon
 from echod.process import channel
+from echod.process.certificates import Material
 
 MESSAGES: list[channel.Message] = [
     channel.Assign(3, ("one", "two")),
@@ -147,10 +148,11 @@ def test_a_full_channel_never_blocks() -> None:
 def test_the_configuration_travels_as_a_memfd() -> None:
     """Several readers of one memfd get the same configuration, whatever its file offset; each closes its copy."""
     config = Config(daemon=Daemon(workers=7, drain_timeout="3s"))  # type: ignore[arg-type]
-    fd = channel.config_to_memfd(config)
+    materials = {"echo": Material("the chain", None)}
+    fd = channel.to_memfd(config, materials)
     copies = [os.dup(fd), os.dup(fd)]
 
-    assert [config, config] == [channel.config_from_memfd(copy) for copy in copies]
+    assert [(config, materials)] * 2 == [channel.from_memfd(copy) for copy in copies]
     for copy in copies:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(copy)

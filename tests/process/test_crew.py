@@ -116,7 +116,7 @@ class World:
         config = Config(daemon=Daemon(workers=workers))
         listener = self.board  # nothing listens: any name and descriptor makes a worker that does not retire
         sockets: list[Any] = [("echo", _Fd(listener.lock))]
-        memfd = messages.config_to_memfd(config)
+        memfd = messages.to_memfd(config, {})
         self.crew.assign(Assignment(self.generation, workers, memfd, sockets), self.now)
 
     def until(self, condition: Callable[[], Any]) -> None:

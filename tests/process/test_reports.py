@@ -28,7 +28,14 @@ def estate(directory: Path, who: Identity | None = None) -> reports.Estate:
     config = Config(listener=(Listener(address="127.0.0.1:0"),))
     adjusted = events.ConfigAdjusted(config_key="limits.max_connections", value=960)
     settings = Settings(
-        config, None, None, foreground=True, poller="poll", adjustments=(adjusted,), inherited=frozenset()
+        config,
+        None,
+        None,
+        foreground=True,
+        poller="poll",
+        adjustments=(adjusted,),
+        inherited=frozenset(),
+        certificates={},
     )
     log: Any = None
     return reports.Estate(settings, directory, Doors({}), log, board, who, Manager(), nohup=False)

@@ -50,7 +50,7 @@ class Supervised:
     def assign(self, generation: int, *names: str, **limits: Any) -> None:
         """Send an assignment with the one socket under each of `names`, and wait for the answer."""
         listeners = tuple(Listener(name=name, address=f"127.0.0.{n}:7") for n, name in enumerate(names or ["none"], 1))
-        fd = messages.config_to_memfd(Config(limits=Limits(**limits), listener=listeners))
+        fd = messages.to_memfd(Config(limits=Limits(**limits), listener=listeners), {})
         self.channel.send(messages.Assign(generation, names), [fd, *[self.door.fileno()] * len(names)])
         os.close(fd)
         assert messages.Answer(generation) == self.hear()
