@@ -36,7 +36,7 @@ def describe(fault: "ErrorDetails") -> str:
         reason = fault["msg"]
     else:
         reason = f"{_demand(kind, context)}, got {shown(value)}"
-    return f"{_spelled(path)}: {reason}"
+    return f"{spelled(path)}: {reason}"
 
 
 def _demand(kind: str, context: dict[str, Any]) -> str:
@@ -73,8 +73,8 @@ def _table(path: list[str | int]) -> type[Table]:
     return model
 
 
-def _spelled(path: tuple[str | int, ...]) -> str:
-    """Spell a path as TOML does, an index in brackets."""
+def spelled(path: tuple[str | int, ...]) -> str:
+    """Spell a path as faults do: as in TOML, an index in brackets."""
     text = ""
     for part in path:
         if isinstance(part, int):

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ _LONGEST_REASON = 120
 
 _DIRECTORY = re.compile(rb"""^[ \t]*runtime_directory[ \t]*=[ \t]*["'](/[^"'\\\x00-\x1f]*)["']""", re.MULTILINE)
 """The key in a file that is no TOML, as somebody would write it."""
+
+_ENDS = re.compile(r"[.\[]|$")
+"""Where the key of a table, of an item or of a value ends, in a sentence about it."""
 
 _PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 
@@ -72,6 +76,16 @@ def runtime_directory(path: Path) -> str | None:
         return os.fsdecode(found[1]) if found else None
     except (KeyError, TypeError, ValidationError):
         return None
+
+
+def placed(path: Path, sentence: str) -> str:
+    """Put the file and the line before a sentence about it that begins with a key, such as "limits.buffer: ..."."""
+    key = sentence.partition(": ")[0]
+    with suppress(ConfigError):  # it could be read a moment ago
+        lines = {faults.spelled(found): line for found, line in syntax.locate(_text(path, content(path))).items()}
+        keys = [key[: end.start()] for end in _ENDS.finditer(key)]
+        return _prefix(path, next((lines[key] for key in reversed(keys) if key in lines), None)) + sentence
+    return _prefix(path, None) + sentence
 
 
 def _refuse(path: Path, reason: str, line: int | None = None) -> ConfigError:

@@ -60,7 +60,7 @@ def gather(given: Path | None, *, foreground: bool, inherited: frozenset[str] = 
         config, adjustments = plan.fit(config, descriptors, poller.POLLERS[name].capacity)
         materials = certificates.read(config.listener)
     except ConfigError as error:
-        raise ConfigError(*(f"{path}: {line}" if path else line for line in error.lines)) from None
+        raise ConfigError(*(loading.placed(path, line) if path else line for line in error.lines)) from None
     if not foreground and not config.log.file:
         raise ConfigError(f"{path or 'defaults'}: log.file: must name a file under --daemon, which has no other output")
     return Settings(config, path, given, foreground, name, adjustments, inherited, materials)

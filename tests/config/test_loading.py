@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echod.config.loading import MOST_BYTES, MOST_FAULTS, load, runtime_directory
+from echod.config.loading import MOST_BYTES, MOST_FAULTS, load, placed, runtime_directory
 from echod.config.models import Config
 from echod.errors import ConfigError
 from tests.bad_configs import BAD_CONFIGS
@@ -229,3 +229,28 @@ def test_runtime_directory_tolerates_every_other_fault(file: Path, content: str,
     file.write_text(content)
 
     assert expected == runtime_directory(file)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "line"),
+    [
+        ("limits.buffer: is too much", ":2"),
+        ("limits.max_connections: is too much", ":1"),
+        ("listener[0].tls.key: is open to all", ":6"),
+        ("listener[0].tls.certificate: is gone", ":5"),
+        ("listener[1].name: is taken", ":3"),
+        ("daemon.user: is nobody", ""),
+        ("something else", ""),
+    ],
+)
+def test_a_sentence_is_put_where_its_key_is(tmp_path: Path, sentence: str, line: str) -> None:
+    """What is found wrong later is told as what is wrong in the file; a missing key is where its table is."""
+    path = tmp_path / "echod.toml"
+    path.write_text('[limits]\nbuffer = "64KiB"\n[[listener]]\nname = "echo"\n[listener.tls]\nkey = "/k"\n')
+
+    assert f"{path}{line}: {sentence}" == placed(path, sentence)
+
+
+def test_a_sentence_without_its_file_is_told_all_the_same(tmp_path: Path) -> None:
+    """The file may be gone by then."""
+    assert f"{tmp_path}/gone: limits.buffer: is too much" == placed(tmp_path / "gone", "limits.buffer: is too much")
