@@ -11,8 +11,8 @@ Rooms, each of which may import only from those before it:
 
     errors events    kinds of failure with their exit codes; the catalogue of facts that echod reports
     config/          what the operator asked for: models, loading, dumping, plan; unit and manual ship
-    core/            decides, pure: lifecycle, connection, proxy, datagrams, access, admission, backoff
-    net/             acts, sockets only: poller, reactor, sockets, unix, caller, stream, proxied, datagram, listener
+    core/            decides, pure: lifecycle, connection, proxy, tls, datagrams, access, admission, backoff
+    net/             acts, sockets only: poller, reactor, sockets, stream, proxied, secured, datagram, listener
     observe/         what others see: sink, log, journal, scoreboard, addresses (beside net/, neither imports the other)
     process/         lives: supervisor, worker and all that a daemon owes to the system
     cli              arguments to a command, outcome to an exit code

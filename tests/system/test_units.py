@@ -11,10 +11,12 @@ import pytest
 from tests.system.clients import ping
 from tests.system.daemon import ROOT, wait_until
 from tests.system.probe import KEY
-from tests.system.service import CONFIG, DROP_INS, EXAMPLES, ON_MACHINE, Service, make
+from tests.system.service import ADDRESS, CONFIG, DROP_INS, EXAMPLES, ON_MACHINE, Service, make
+from tests.system.test_tls import Identity, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.system.machine import Machine
 
@@ -93,6 +95,38 @@ def test_the_group_of_keys_is_a_drop_in(service: Service) -> None:
     service.drop_in(service.machine.path(f"{EXAMPLES}/tls.conf").read_text())
 
     assert DENIED | {"open_inet_socket": "done", "read_key": "done"} == probed(service)
+
+
+def test_a_renewed_certificate_reaches_a_reload(service: Service, tmp_path: Path) -> None:
+    """As the user of the service, by the group of keys alone, without a restart."""
+    identity = Identity(tmp_path)
+    machine = service.machine
+    machine.run("groupadd", "--system", "--force", "ssl-cert")
+
+    def install() -> None:
+        for name in ("chain.pem", "key.pem"):
+            machine.path(f"/etc/ssl/{name}").write_bytes((tmp_path / name).read_bytes())
+            machine.run("chown", "root:ssl-cert", f"/etc/ssl/{name}")
+            machine.run("chmod", "0640", f"/etc/ssl/{name}")
+
+    install()
+    service.drop_in(machine.path(f"{EXAMPLES}/tls.conf").read_text())
+    service.configure(
+        '[[listener]]\naddress = "127.0.0.1:10000"\n[listener.tls]\nenabled = true\n'
+        'certificate = "/etc/ssl/chain.pem"\nkey = "/etc/ssl/key.pem"\n'
+    )
+    service.start()
+    pid = service.main_pid()
+    renewed = identity.renew()
+    with machine.network():
+        before = shown(ADDRESS, identity.client())
+    install()
+    machine.systemctl("reload", "echod")
+    with machine.network():
+        after = shown(ADDRESS, identity.client())
+
+    assert (renewed, pid) == (after, service.main_pid())
+    assert before != after
 
 
 def exposure(service: Service) -> float:
