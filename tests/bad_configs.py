@@ -104,6 +104,14 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
         '[[listener]]\nkind = "udp"\naddress = "127.0.0.1:7"\n[listener.tls]\nenabled = true\ncertificate = "/c.pem"\n',
         'listener[0].tls: is for kind = "tcp" or "unix" only',
     ),
+    "network with an interface": (
+        '[[listener]]\ndeny = ["fe80::1%eth0"]\n',
+        ":2: listener[0].deny[0]: must not name an interface",
+    ),
+    "burst without a rate": (
+        '[[listener]]\nkind = "udp"\n[listener.udp]\nrate = 0\nburst = 5\n',
+        ":5: listener[0].udp.burst: does nothing with rate = 0",
+    ),
     "hostile key": ('"\\u001b[2J\\n" = 1\n', ':1: "\\x1b[2J\\n": unknown key'),
     "single listener": ("[listener]\n", ":1: listener: must be an array of tables: write [[listener]]"),
     "listener of another type": ("listener = 7\n", ":1: listener: must be an array, got an integer"),

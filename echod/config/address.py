@@ -63,7 +63,9 @@ def parse_path(text: str) -> str:
         raise ValueError(f"must be at most {LONGEST_PATH} bytes long")
     if text.endswith(("/", "@")):
         raise ValueError("must name a socket")
-    return text
+    if text.startswith("@"):
+        return text
+    return "/" + "/".join(part for part in text.split("/") if part not in {"", "."})
 
 
 def _named(host: str, port: int) -> Address:

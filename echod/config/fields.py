@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
+_MAPPED = 96  # bits of ::ffff:0:0/96, which stands for all of IPv4 (RFC 4291 §2.5.5.2)
+
 MOST_NETWORKS = 1000  # in a list; each connection is held against all of them
 
 RESTART: dict[str, Any] = {"restart": True}  # marks the fields which only a restart can change
@@ -44,10 +46,16 @@ def _absolute(path: str) -> str:
 
 def _network(text: str) -> str:
     try:
-        return str(ipaddress.ip_network(text))
+        network = ipaddress.ip_network(text)
     except ValueError as error:
         hint = ", with no bits set beyond its length" if "host bits" in str(error) else ""
         raise ValueError(f'must be a network such as "10.0.0.0/8" or "2001:db8::/32"{hint}') from None
+    if "%" in text:
+        raise ValueError("must not name an interface")
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped and network.prefixlen >= _MAPPED:  # such peers count as IPv4, whatever socket they come through
+        return str(ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED)))
+    return str(network)
 
 
 Text = Annotated[str, AfterValidator(_plain)]

@@ -86,7 +86,10 @@ class Listener(Table):
     )
     deny: Networks = Field(default=(), strict=False, description="Networks whose clients are turned away in any case.")
     accept_rate: int = Field(
-        default=0, ge=0, le=1_000_000, description="Connections a second that are let in, shared by workers; 0 for any."
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Connections a second that are let in, each worker its share of it; 0 for any.",
     )
     backlog: int = Field(
         default=4096, ge=1, le=65535, description="Connections that may wait; the kernel has a limit (somaxconn) too."

@@ -5,12 +5,12 @@ can be aimed at others, and two services that answer each other never stop (CVE-
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from echod.config.address import HIGHEST_PORT
-from echod.config.fields import Table, at_most
+from echod.config.fields import Table, at_most, rule
 
 MOST_RANGES = 100
 
@@ -35,8 +35,15 @@ class Udp(Table):
         default=1000,
         ge=0,
         le=10_000_000,
-        description="Datagrams a second for one address, shared by workers; 0 for any.",
+        description="Datagrams a second for one address, each worker its share of it; 0 for any.",
     )
     burst: int = Field(
         default=0, ge=0, le=10_000_000, description="Datagrams at once after a quiet time; 0 for as many as rate."
     )
+
+    @field_validator("burst")
+    @classmethod
+    def _is_used(cls, burst: int, info: Any) -> int:
+        if burst and info.data.get("rate") == 0:
+            raise rule("does nothing with rate = 0, which bounds nobody")
+        return burst

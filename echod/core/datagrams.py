@@ -3,10 +3,14 @@
 Rules
     Pure. What is not answered is dropped for one reason, the first that applies.
     A source is looked at closely once; from then on it costs one look into a bounded table.
-    Nothing is ever sent to a port of echod's own: two listeners, of one daemon or of two, would never stop.
+    Nothing is ever sent to a port of echod's own: two listeners of one daemon would never stop.
 
-Known limit: whoever forges more sources than the table holds is not held to the rate for each. What goes out is still
-never more than what came in.
+Known limits
+    Whoever forges more sources than the table holds is not held to the rate for each. What goes out is still never more
+    than what came in.
+    Each worker holds a source to its share of the rate, and the kernel does not share datagrams evenly: with several
+    workers one source may get less than the rate, never more.
+    Two daemons on different ports do not know each other's: a forged datagram between them is held to the rate.
 """
 
 from __future__ import annotations

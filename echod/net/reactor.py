@@ -240,7 +240,10 @@ class Reactor:
         if handler.watched:
             self.poller.forget(handler.fd)
         handler.armed = inf
-        handler.close()
+        try:
+            handler.close()
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with one, the others go on
+            self._crashed(handler, error)
         if len(self._deadlines) > 2 * len(self._handlers) + 64:
             self._compact()
 

@@ -34,6 +34,11 @@ MAPPED = "::ffff:"
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "unix": socket.SOCK_STREAM}
+_KINDS = {
+    "tcp": {(family, socket.SOCK_STREAM) for family in _FAMILIES},
+    "udp": {(family, socket.SOCK_DGRAM) for family in _FAMILIES},
+    "unix": {(socket.AF_UNIX, socket.SOCK_STREAM)},
+}
 _PORT_TRIES = 16
 _PROBES = 3
 _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
@@ -77,7 +82,7 @@ def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
 def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.socket]:
     """Return `inherited`, made like the sockets of `bind`; raise ConfigError where one is not what `listener` wants."""
     for sock in inherited:
-        if sock.type not in {socket.SOCK_STREAM, socket.SOCK_DGRAM} or transport(sock) != listener.kind:
+        if (sock.family, sock.type) not in _KINDS[listener.kind]:
             kind = f"{socket.AddressFamily(sock.family).name} {socket.SocketKind(sock.type).name}"  # as in socket(2)
             raise ConfigError(
                 f'listener "{listener.name}": a {kind} socket was passed for it, and it is {listener.kind}'

@@ -5,7 +5,10 @@ Rules
     Only the path that this process has bound is removed, and only while it still leads to that socket.
     Abstract names have no path, no mode and no owner; the kernel frees them.
 
-Known limit: without a reset in the protocol, a stream that echod cuts ends like any other unless the peer still sends.
+Known limits
+    Without a reset in the protocol, a stream that echod cuts ends like any other unless the peer still sends.
+    Between bind(2) and listen(2) a path looks as if its daemon were gone: of two that start in the same instant, the
+    second may take it. Two daemons with one runtime directory cannot.
 """
 
 from __future__ import annotations
@@ -81,7 +84,7 @@ def text(address: object) -> str:
     """Return the path of a Unix socket's address, "@" and an abstract name, or "" for one that has none."""
     if isinstance(address, bytes):
         return "@" + address.removeprefix(b"\0").decode("utf-8", "backslashreplace")
-    return str(address)
+    return os.fsencode(str(address)).decode("utf-8", "backslashreplace")  # a path may hold any bytes
 
 
 def _reclaim(listener: Listener) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echod.config.address import Address, parse_address
+from echod.config.address import Address, parse_address, parse_path
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,12 @@ def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
         return
 
     assert address == parse_address(str(address))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("/run/a", "/run/a"), ("//run/./a", "/run/a"), ("/run/../a", "/run/../a"), ("@a//b", "@a//b")],
+)
+def test_a_path_has_one_spelling(text: str, expected: str) -> None:
+    """What cannot change where it leads is left out; `..` may lead elsewhere over a link."""
+    assert expected == parse_path(text)

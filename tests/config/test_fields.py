@@ -8,13 +8,14 @@ from typing import Annotated
 import pytest
 from pydantic import Field, ValidationError
 
-from echod.config.fields import OptionalPath, Table, at_most
+from echod.config.fields import Networks, OptionalPath, Table, at_most
 
 
 class Sample(Table):
     """A table with one key of each type."""
 
     path: OptionalPath = ""
+    networks: Networks = Field(default=(), strict=False)
     numbers: Annotated[tuple[int, ...], at_most(3)] = Field(default=(), strict=False)
 
 
@@ -43,3 +44,19 @@ def test_a_table_is_strict_and_cannot_be_changed() -> None:
             Sample.model_validate(data)
     with pytest.raises(ValidationError, match="frozen"):
         Sample().path = "/x"
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_has_one_spelling(network: str, expected: str) -> None:
+    """IPv4 within IPv6 is IPv4, as it is for peers: else a list would be held against nobody."""
+    assert (expected,) == Sample.model_validate({"networks": [network]}).networks

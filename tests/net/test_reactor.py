@@ -624,6 +624,22 @@ def test_a_crash_is_paid_by_its_handler(bench: Bench, call: str) -> None:
     assert (good,) == bench.reactor.handlers
 
 
+def test_a_crash_while_closing_harms_nobody(bench: Bench) -> None:
+    """Whatever is wrong with what one handler says last, it is reported, and the others go on."""
+    bad, good = bench.add("bad", WRITABLE), bench.add("good", WRITABLE)
+    error = ValueError("no words")
+
+    def crash() -> None:
+        raise error
+
+    bad.plan["close"] = crash
+    bad.plan["writable"] = bad.end
+
+    assert [("bad", "writable"), ("bad", "close")] == bench.turn([], [bad])
+    assert [("good", "writable")] == bench.turn([], [good])
+    assert [(bad, error)] == bench.crashes
+
+
 def test_a_crash_that_cannot_be_survived_passes(bench: Bench) -> None:
     """A handler without an `on_crash` of its own lets the exception out of the turn, reported first."""
 

@@ -155,7 +155,8 @@ def test_an_abstract_name_has_no_path(stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "expected"), [("", ""), ("/run/x", "/run/x"), (b"\0name", "@name"), (b"\0\xff\0", "@\\xff\0")]
+    ("address", "expected"),
+    [("", ""), ("/run/x", "/run/x"), ("/\udcff", "/\\xff"), (b"\0name", "@name"), (b"\0\xff\0", "@\\xff\0")],
 )
 def test_text(address: str | bytes, expected: str) -> None:
     """An address as the configuration writes it; a peer without one has none."""

@@ -137,6 +137,10 @@ def test_a_socket_of_the_wrong_type_is_refused() -> None:
     datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with datagram, pytest.raises(ConfigError, match=r'^listener "one": a AF_INET SOCK_DGRAM socket was passed for it'):
         Doors({"one": [datagram]}).open([ONE])
+    datagram = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    path = Listener(name="path", kind="unix", address="/run/echod-test.sock")
+    with datagram, pytest.raises(ConfigError, match=r"a AF_UNIX SOCK_DGRAM socket was passed for it, and it is unix"):
+        Doors({"path": [datagram]}).open([path])
     deaf = socket.socket()
     with deaf, pytest.raises(ConfigError, match=r'^listener "one": a socket was passed for it that does not listen'):
         Doors({"one": [deaf]}).open([ONE])
