@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from echod.core.access import Access, Networks, address_key
 from echod.core.admission import Bucket
+from echod.core.connection import Connection
 from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
 from echod.net.caller import Caller, Origin
@@ -162,12 +163,14 @@ class Listener(Handler):
         return True
 
     def _stream(self, sock: socket.socket, caller: Caller, host: str, now: float) -> Stream:
+        setting = self._setting
+        connection = Connection(setting.limits, now, self._terms.timeout)
         if self._context:
-            return SecuredStream(sock, caller, self._setting, now, self._terms, self._context)
+            return SecuredStream(sock, caller, setting, connection, self._terms, self._context)
         if self._proxy.enabled:
-            return ProxiedStream(sock, caller, self._setting, now, self._terms)
-        kind = QuietStream if host in self._setting.quiet else Stream
-        return kind(sock, caller, self._setting, now)
+            return ProxiedStream(sock, caller, setting, connection, self._terms)
+        kind = QuietStream if host in setting.quiet else Stream
+        return kind(sock, caller, setting, connection)
 
     def _objection(self, host: str, now: float) -> RefuseReason | None:
         if self._proxy.enabled:

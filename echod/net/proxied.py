@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import socket
 
     from echod.core.access import Access
+    from echod.core.connection import Connection
     from echod.net.caller import Caller
     from echod.net.stream import Setting
 
@@ -34,19 +35,24 @@ class Terms:
     tls_timeout: float
     """Seconds for the handshake of TLS; 0 for none."""
 
+    @property
+    def timeout(self) -> float:
+        """Seconds for what comes first; 0 for nothing before the payload."""
+        return self.proxy_timeout or self.tls_timeout
+
 
 class ProxiedStream(QuietStream):
     """One accepted socket with a proxy at the other end."""
 
     __slots__ = ("_head", "_header", "_terms")
 
-    def __init__(  # a connection is where everything meets
-        self, sock: socket.socket, caller: Caller, setting: Setting, now: float, terms: Terms
+    def __init__(
+        self, sock: socket.socket, caller: Caller, setting: Setting, connection: Connection, terms: Terms
     ) -> None:
         self._head: bytearray | None = bytearray() if terms.proxy_timeout else None
         self._header: proxy.Header | None = None
         self._terms = terms
-        super().__init__(sock, caller, setting, now, terms.proxy_timeout or terms.tls_timeout)
+        super().__init__(sock, caller, setting, connection)
         if self._head is None and not self._quiet:
             self._introduce()
 

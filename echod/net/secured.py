@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import socket
     import ssl
 
+    from echod.core.connection import Connection
     from echod.net.caller import Caller
     from echod.net.proxied import Terms
     from echod.net.stream import Setting
@@ -36,12 +37,18 @@ class SecuredStream(ProxiedStream):
     __slots__ = ("_encrypted", "_heard", "_tls")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a connection is where everything meets
-        self, sock: socket.socket, caller: Caller, setting: Setting, now: float, terms: Terms, context: ssl.SSLContext
+        self,
+        sock: socket.socket,
+        caller: Caller,
+        setting: Setting,
+        connection: Connection,
+        terms: Terms,
+        context: ssl.SSLContext,
     ) -> None:
         self._tls = Tls(context)
         self._encrypted = 0
         self._heard = False
-        super().__init__(sock, caller, setting, now, terms)
+        super().__init__(sock, caller, setting, connection, terms)
 
     def on_readable(self, now: float) -> None:
         """Take what there is of the wire, and move on whatever comes of it."""

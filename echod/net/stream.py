@@ -12,7 +12,6 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from echod.core.connection import Connection
 from echod.core.lifecycle import State
 from echod.events import (
     CloseReason,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from echod.config.models import Limits
     from echod.core.access import Networks
+    from echod.core.connection import Connection
     from echod.events import DropReason, Event, RefuseReason
     from echod.net.caller import Caller
 
@@ -116,13 +116,11 @@ class Stream(Handler):
 
     __slots__ = ("_error", "_setting", "caller", "connection", "socket")
 
-    def __init__(
-        self, sock: socket.socket, caller: Caller, setting: Setting, now: float, establish_timeout: float = 0.0
-    ) -> None:
+    def __init__(self, sock: socket.socket, caller: Caller, setting: Setting, connection: Connection) -> None:
         super().__init__(sock.fileno())
         self.socket = sock
         self.caller = caller
-        self.connection = Connection(setting.limits, now, establish_timeout)
+        self.connection = connection
         self.deadline = self.connection.deadline
         self._error: str | None = None
         self._setting = setting

@@ -13,6 +13,7 @@ import pytest
 from echod.config import listeners as models
 from echod.config.models import Limits
 from echod.core.access import Networks
+from echod.core.connection import Connection
 from echod.events import DropReason, RefuseReason
 from echod.net.caller import Caller, Origin
 from echod.net.listener import Listener
@@ -184,9 +185,13 @@ class Rig:
         number = self.gate.admit(0)
         assert isinstance(number, int)
         origin = Origin("echo", address, port, "ipv4", "tcp")
-        stream = Stream(sock, Caller.of(number, origin, peer), self.setting, self.clock.now)
+        stream = Stream(sock, Caller.of(number, origin, peer), self.setting, self.connection())
         self.reactor.add(stream)
         return client, stream
+
+    def connection(self) -> Connection:
+        """Return one that begins now, under the limits that hold."""
+        return Connection(self.setting.limits, self.clock.now)
 
     def facts(self, stream: Stream) -> dict[str, Any]:
         """Return what every record of `stream` says."""
