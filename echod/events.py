@@ -42,6 +42,8 @@ class CloseReason(StrEnum):
     SUPERVISOR_LOST = "supervisor_lost"
     READ_FAILED = "read_failed"
     WRITE_FAILED = "write_failed"
+    FAULT_CLOSE = "fault_close"
+    FAULT_RESET = "fault_reset"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -66,6 +68,7 @@ class DropReason(StrEnum):
     TRUNCATED = "truncated"
     RECEIVE_FAILED = "receive_failed"
     SEND_FAILED = "send_failed"
+    ON_PURPOSE = "on_purpose"
 
 
 def key(name: str) -> Any:
@@ -238,6 +241,7 @@ class ListenerEvent(Event):
     port: int | None = key("server.port")
     transport: str | None = key("network.transport")
     network: str | None = key("network.type")
+    fault: bool | None = key("echod.fault")
 
 
 @dataclass(frozen=True)
@@ -288,6 +292,15 @@ class ListenerResumed(ListenerEvent):
 
     name = "listener.resumed"
     duration: float | None = key("echod.pause.duration")
+
+
+@dataclass(frozen=True)
+class FaultsEnabled(ListenerEvent):
+    """What passes here is harmed on purpose, as `[listener.faults]` asks; every record of it says `echod.fault`."""
+
+    name = "faults.enabled"
+    level = Level.WARNING
+    faults: list[str] | None = key("echod.faults")
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------
@@ -362,6 +375,7 @@ class ConnectionEvent(Event):
     network: str | None = key("network.type")
     peer_address: str | None = key("network.peer.address")
     peer_port: int | None = key("network.peer.port")
+    fault: bool | None = key("echod.fault")
 
 
 @dataclass(frozen=True)
@@ -414,6 +428,7 @@ class ConnectionReceived(Event):
     name = "connection.received"
     level = Level.DEBUG
     id: int | None = key("echod.connection.id")
+    fault: bool | None = key("echod.fault")
     count: int | None = key("echod.io.count")
 
 
@@ -424,6 +439,7 @@ class ConnectionSent(Event):
     name = "connection.sent"
     level = Level.DEBUG
     id: int | None = key("echod.connection.id")
+    fault: bool | None = key("echod.fault")
     count: int | None = key("echod.io.count")
 
 
@@ -434,6 +450,7 @@ class ConnectionExceptional(Event):
     name = "connection.exceptional"
     level = Level.DEBUG
     id: int | None = key("echod.connection.id")
+    fault: bool | None = key("echod.fault")
     error: str | None = key("error.type")
 
 
@@ -453,6 +470,7 @@ class DatagramDropped(ListenerEvent):
     truncated: int | None = key("echod.dropped.truncated")
     receive_failed: int | None = key("echod.dropped.receive_failed")
     send_failed: int | None = key("echod.dropped.send_failed")
+    on_purpose: int | None = key("echod.dropped.on_purpose")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _TYPES = {
     "bool_type": "true or false",
     "int_type": "an integer",
+    "float_type": "a number",
     "string_type": "a string",
     "tuple_type": "an array",
     "model_type": "a table",

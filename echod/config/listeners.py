@@ -15,6 +15,7 @@ from pydantic_core import InitErrorDetails
 
 from echod.config.address import Address, parse_address, parse_path
 from echod.config.fields import RESTART, Networks, Table, rule
+from echod.config.injection import DATAGRAMS, STREAMS, Faults
 from echod.config.proxy import ProxyProtocol
 from echod.config.quantities import KIB, MIB, Duration, Size, size_text
 from echod.config.tls import Tls
@@ -133,6 +134,7 @@ class Listener(Table):
         default=ProxyProtocol(), description="Whose connections these are, told by a proxy in front."
     )
     tls: Tls = Field(default=Tls(), description="Speak TLS on this listener.")
+    faults: Faults = Field(default=Faults(), description="What goes wrong here, on purpose: for tests of clients.")
     udp: Udp = Field(default=Udp(), description="What keeps a UDP echo from being abused.")
 
     @field_validator("address")
@@ -161,6 +163,17 @@ class Listener(Table):
         if proxy.trusted and info.data.get("kind") == "unix":
             raise rule("trusts by the mode of the path; leave trusted out")
         return proxy
+
+    @field_validator("faults")
+    @classmethod
+    def _can_happen(cls, faults: Faults, info: Any) -> Faults:
+        kind = info.data.get("kind")
+        for key in faults.active:
+            if kind == "udp" and key in STREAMS:
+                raise rule(f'{key} is for kind = "tcp" or "unix" only')
+            if kind in {"tcp", "unix"} and key in DATAGRAMS:
+                raise rule(f'{key} is for kind = "udp" only')
+        return faults
 
     @cached_property
     def parsed(self) -> Address | None:

@@ -13,6 +13,7 @@ from echod.net import sockets
 if TYPE_CHECKING:
     import socket
 
+    from echod.config.listeners import Listener
     from echod.net.sockets import Address
 
 
@@ -25,12 +26,15 @@ class Origin:
     port: int | None
     network: str | None
     transport: str
+    fault: bool | None = None
+    """Whether faults happen there on purpose."""
 
     @classmethod
-    def of(cls, name: str, sock: socket.socket) -> Origin:
-        """Describe the listening socket of the listener `name`."""
+    def of(cls, listener: Listener, sock: socket.socket) -> Origin:
+        """Describe a listening socket of `listener`."""
         address, port = sockets.place(sock.getsockname())
-        return cls(name, address, port, sockets.network(sock.family), sockets.transport(sock))
+        fault = bool(listener.faults.active) or None
+        return cls(listener.name, address, port, sockets.network(sock.family), sockets.transport(sock), fault)
 
     def facts(self) -> dict[str, Any]:
         """Return what every record of a listening socket says about it."""
@@ -71,4 +75,9 @@ class Caller:
             "network": "ipv4" if mapped else origin.network,
             "peer_address": self.via[0],
             "peer_port": self.via[1],
+            "fault": origin.fault,
         }
+
+    def mark(self) -> dict[str, Any]:
+        """Return what even the smallest record of a connection says."""
+        return {"id": self.id, "fault": self.origin.fault}

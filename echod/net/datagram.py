@@ -1,7 +1,8 @@
 """A UDP socket: whatever comes in goes back, once, from the address that it was sent to.
 
 Rules
-    One datagram out for one that came in, of the same length; never more, never to several.
+    One datagram out for one that came in, of the same length; never more, never to several. Only a fault that is asked
+    for, `duplicate`, makes it two.
     The reply leaves from the address that was asked (IP_PKTINFO, ip(7); IPV6_PKTINFO, ipv6(7)): from a socket on the
     wildcard address the kernel would choose another, and the client would not know the answer.
     What is dropped is counted by reason, and said in one record a second at most. No error of one datagram, neither
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from echod.core.access import Access
 from echod.core.datagrams import Guard
+from echod.core.injection import copies, dice
 from echod.events import DatagramDropped, DatagramThrottled, DropReason
 from echod.net import sockets
 from echod.net.caller import Origin
@@ -52,7 +54,18 @@ _ANCILLARY = socket.CMSG_SPACE(_V4.size) + socket.CMSG_SPACE(_V6.size)
 class Datagrams(Handler):
     """One worker's share of a UDP socket."""
 
-    __slots__ = ("_dropped", "_due", "_guard", "_reactor", "_setting", "_warned", "origin", "socket")
+    __slots__ = (
+        "_chance",
+        "_dropped",
+        "_due",
+        "_faults",
+        "_guard",
+        "_reactor",
+        "_setting",
+        "_warned",
+        "origin",
+        "socket",
+    )
 
     shared = True
 
@@ -69,8 +82,10 @@ class Datagrams(Handler):
     def configure(self, config: models.Listener) -> None:
         """Use this configuration from now on."""
         setting = self._setting
-        self.origin = Origin.of(config.name, self.socket)
+        self.origin = Origin.of(config, self.socket)
         self._guard = Guard(config.udp, Access(config.allow, config.deny), setting.udp_ports, setting.workers)
+        self._faults = config.faults if config.faults.active else None
+        self._chance = dice(config.faults, 0)
 
     def on_readable(self, now: float) -> None:
         """Answer some of those who wait."""
@@ -120,12 +135,16 @@ class Datagrams(Handler):
         if reason:
             self._drop(reason, now)
             return
-        try:
-            self.socket.sendmsg([self._setting.buffer[:count]], source or (), socket.MSG_DONTWAIT, peer)
-        except OSError:  # the buffer is full, the peer cannot be reached: to a datagram that may happen
-            self._drop(DropReason.SEND_FAILED, now)
-            return
-        self._setting.tally.echoed(count)
+        times = copies(self._faults, self._chance) if self._faults else 1
+        if not times:
+            self._drop(DropReason.ON_PURPOSE, now)
+        for _ in range(times):
+            try:
+                self.socket.sendmsg([self._setting.buffer[:count]], source or (), socket.MSG_DONTWAIT, peer)
+            except OSError:  # the buffer is full, the peer cannot be reached: to a datagram that may happen
+                self._drop(DropReason.SEND_FAILED, now)
+                return
+            self._setting.tally.echoed(count)
 
     def _drop(self, reason: DropReason, now: float) -> None:
         self._setting.tally.dropped(reason)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from echod.core.access import Access, Networks, address_key
 from echod.core.admission import Bucket
 from echod.core.connection import Connection
+from echod.core.injection import FaultyConnection, dice
 from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
 from echod.net.caller import Caller, Origin
@@ -49,6 +50,7 @@ class Listener(Handler):
         "_backlog",
         "_bucket",
         "_context",
+        "_faults",
         "_paused_at",
         "_proxies",
         "_proxy",
@@ -71,7 +73,8 @@ class Listener(Handler):
 
     def configure(self, config: models.Listener) -> None:
         """Use this configuration from now on; open connections keep what they came in under."""
-        self.origin = Origin.of(config.name, self.socket)
+        self.origin = Origin.of(config, self.socket)
+        self._faults = config.faults if config.faults.active else None
         self._backlog = config.backlog
         self._access = Access(config.allow, config.deny)
         self._proxy = config.proxy_protocol
@@ -164,13 +167,19 @@ class Listener(Handler):
 
     def _stream(self, sock: socket.socket, caller: Caller, host: str, now: float) -> Stream:
         setting = self._setting
-        connection = Connection(setting.limits, now, self._terms.timeout)
+        connection = self._connection(caller.id, now)
         if self._context:
             return SecuredStream(sock, caller, setting, connection, self._terms, self._context)
         if self._proxy.enabled:
             return ProxiedStream(sock, caller, setting, connection, self._terms)
         kind = QuietStream if host in setting.quiet else Stream
         return kind(sock, caller, setting, connection)
+
+    def _connection(self, number: int, now: float) -> Connection:
+        limits, timeout, faults = self._setting.limits, self._terms.timeout, self._faults
+        if faults:
+            return FaultyConnection(limits, now, timeout, faults, dice(faults, number))
+        return Connection(limits, now, timeout)
 
     def _objection(self, host: str, now: float) -> RefuseReason | None:
         if self._proxy.enabled:

@@ -141,7 +141,7 @@ class Stream(Handler):
             self._update()
             return
         if self._setting.verbose:
-            self._setting.emit(ConnectionReceived(id=self.caller.id, count=count))
+            self._setting.emit(ConnectionReceived(**self.caller.mark(), count=count))
         connection.receive(self._setting.buffer[:count], now)
         if connection.outgoing:
             self._send(now)
@@ -158,7 +158,7 @@ class Stream(Handler):
         error = sockets.pending_error(self.socket)
         if self._setting.verbose:
             self._setting.emit(
-                ConnectionExceptional(id=self.caller.id, error=sockets.error_name(error) if error else None)
+                ConnectionExceptional(**self.caller.mark(), error=sockets.error_name(error) if error else None)
             )
         if error:
             self._lose(CloseReason.READ_FAILED, error, now)
@@ -238,7 +238,7 @@ class Stream(Handler):
             return
         connection.sent(count, now)
         if count and self._setting.verbose:
-            self._setting.emit(ConnectionSent(id=self.caller.id, count=count))
+            self._setting.emit(ConnectionSent(**self.caller.mark(), count=count))
 
     def _advance(self, now: float) -> None:
         connection = self.connection

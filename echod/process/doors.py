@@ -10,12 +10,13 @@ Fails: StartError or ConfigError from `open` says which listener and why.
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from echod.config import plan
 from echod.errors import StartError
-from echod.events import ListenerClosed, ListenerOpened, ListenerSkipped
+from echod.events import FaultsEnabled, ListenerClosed, ListenerOpened, ListenerSkipped
 from echod.net import sockets
 from echod.net.caller import Origin
 from echod.process.channel import MOST_DESCRIPTORS
@@ -111,17 +112,25 @@ class Doors:
         for listener in listeners:
             configured = listener.address if listener.name in self._inherited else None
             for _, sock in self.of([listener]):
-                emit(ListenerOpened(**Origin.of(listener.name, sock).facts(), configured=configured))
+                emit(ListenerOpened(**Origin.of(listener, sock).facts(), configured=configured))
             for skipped in self._skipped.get(self._identity(listener), []):
                 address, port = sockets.place(skipped.address)
                 where = Origin(listener.name, address, port, sockets.network(skipped.family), listener.kind)
                 emit(ListenerSkipped(**where.facts(), error=skipped.error))
+        self.say_faults(listeners, emit)
+
+    def say_faults(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
+        """Emit a warning for each address of `listeners` at which faults happen on purpose."""
+        for listener in listeners:
+            faults = [f"{key} = {json.dumps(value)}" for key, value in listener.faults.active.items()]
+            for _, sock in self.of([listener]) if faults else ():
+                emit(FaultsEnabled(**Origin.of(listener, sock).facts(), faults=faults))
 
     def say_closed(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
         """Emit that the sockets of `listeners` are about to be closed."""
         for listener in listeners:
             for _, sock in self.of([listener]):
-                emit(ListenerClosed(**Origin.of(listener.name, sock).facts()))
+                emit(ListenerClosed(**Origin.of(listener, sock).facts()))
 
     def _identity(self, listener: Listener) -> Identity:
         return plan.identity(listener, self._inherited)

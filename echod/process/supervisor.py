@@ -186,6 +186,7 @@ class Supervisor:
         self._estate.doors.adjust(self._reload.plan.keep)
         self._estate.doors.say_opened(self._reload.plan.bind, self._emit)
         certificates.say_loaded(new.certificates, self._emit)
+        self._estate.doors.say_faults(self._reload.plan.keep, self._emit)
         self._assign(self._reload.memfd, now)
 
     def _complete_reload(self) -> None:

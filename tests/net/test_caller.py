@@ -6,6 +6,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+from echod.config.listeners import Listener
 from echod.net.caller import Caller, Origin
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def test_a_listening_socket_says_where_it_is() -> None:
     """Address and port are the socket's own, also where the kernel chose."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
         host, port = listening.getsockname()
-        assert Origin("echo", host, port, "ipv4", "tcp") == Origin.of("echo", listening)
+        assert Origin("echo", host, port, "ipv4", "tcp") == Origin.of(Listener(), listening)
 
 
 def test_a_path_is_an_address_without_a_port(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_path_is_an_address_without_a_port(tmp_path: Path) -> None:
     path = str(tmp_path / "echo.sock")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
         listening.bind(path)
-        assert Origin("echo", path, None, None, "unix") == Origin.of("echo", listening)
+        assert Origin("echo", path, None, None, "unix") == Origin.of(Listener(), listening)
 
 
 def test_a_caller_is_whoever_the_kernel_says() -> None:
