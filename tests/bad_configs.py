@@ -163,6 +163,46 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
         '[[listener]]\nproxy_protocol = { enabled = true, trusted = ["::/0"], timeout = "0s" }\n',
         ':2: listener[0].proxy_protocol.timeout: must be longer than "0s"',
     ),
+    "fault of a datagram": (
+        "[[listener]]\nfaults = { drop = 0.5 }\n",
+        ':2: listener[0].faults: drop is for kind = "udp" only',
+    ),
+    "fault of a stream": (
+        '[[listener]]\nkind = "udp"\n[listener.faults]\ndelay = "1s"\n',
+        ':3: listener[0].faults: delay is for kind = "tcp" or "unix" only',
+    ),
+    "more jitter than delay": (
+        '[[listener]]\n[listener.faults]\ndelay = "1s"\njitter = "2s"\n',
+        ":4: listener[0].faults.jitter: must not be longer than delay",
+    ),
+    "long delay": (
+        '[[listener]]\nfaults = { delay = "2m" }\n',
+        ':2: listener[0].faults.delay: must be a duration of at most "1m", got "2m"',
+    ),
+    "two ends": (
+        '[[listener]]\nfaults = { close_after = "1B", stall_after = "2B" }\n',
+        ":2: listener[0].faults.stall_after: cannot be beside close_after",
+    ),
+    "large rate": (
+        '[[listener]]\nfaults = { rate = "2GiB" }\n',
+        ':2: listener[0].faults.rate: must be a size of at most 1GiB, or "0B", got "2GiB"',
+    ),
+    "part as a percentage": (
+        '[[listener]]\nkind = "udp"\n[listener.faults]\ndrop = 50\n',
+        ":4: listener[0].faults.drop: must be at most 1.0, got 50",
+    ),
+    "part that is no number": (
+        '[[listener]]\nkind = "udp"\n[listener.faults]\ndrop = nan\n',
+        ":4: listener[0].faults.drop: must be at most 1.0, got a float",
+    ),
+    "part as a string": (
+        '[[listener]]\nkind = "udp"\n[listener.faults]\nduplicate = "1"\n',
+        ":4: listener[0].faults.duplicate: must be a number, got a string",
+    ),
+    "negative seed": (
+        "[[listener]]\nfaults = { seed = -1 }\n",
+        ":2: listener[0].faults.seed: must be at least 0, got -1",
+    ),
     "udp of a TCP listener": (
         "[[listener]]\nudp = { rate = 1 }\n",
         ':2: listener[0].udp: is for kind = "udp" only',

@@ -195,3 +195,25 @@ def test_a_crash_is_one_datagram(rig: Rig) -> None:
     rig.until(lambda: rig.tally.sent)
 
     assert not handler.done
+
+
+def test_faults_lose_and_double_what_is_answered(rig: Rig) -> None:
+    """What is to be lost is counted and marked, what is doubled goes back twice; after a reload all is well again."""
+    sock, handler = door(rig, faults={"drop": 1.0})
+    peer = client(rig)
+    peer.sendto(b"lost", sock.getsockname())
+    rig.until(lambda: rig.tally.lost)
+    rig.later(2)
+
+    assert [DropReason.ON_PURPOSE] == rig.tally.lost
+    assert [(1, True)] == [
+        (event.on_purpose, event.fault) for event in rig.recorded if isinstance(event, DatagramDropped)
+    ]
+
+    for keys, times in (({"faults": {"duplicate": 1.0}}, 2), ({}, 1)):
+        handler.configure(models.Listener.model_validate({"kind": "udp", "address": "127.0.0.1:0"} | keys))
+        peer.sendto(b"twice?", sock.getsockname())
+        rig.tally.sent.clear()
+        rig.until(lambda: rig.tally.sent)
+        assert [6] * times == rig.tally.sent
+        assert [b"twice?"] * times == [peer.recv(10) for _ in range(times)]
