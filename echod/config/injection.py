@@ -70,6 +70,5 @@ class Faults(Table):
     @property
     def active(self) -> dict[str, Any]:
         """What is asked for, as it is written in the file; empty for no faults."""
-        return {
-            key: value for key, value in self.model_dump(mode="json", exclude_defaults=True).items() if key != "seed"
-        }
+        asked: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        return asked if asked.keys() - {"seed"} else {}

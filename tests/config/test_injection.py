@@ -15,7 +15,7 @@ def test_what_is_asked_for_is_said_as_it_is_written() -> None:
     """The warning holds what the file does, units and all."""
     faults = Faults.model_validate({"delay": "100ms", "jitter": "100ms", "rate": "64KiB", "drop": 1, "seed": 3})
 
-    assert {"delay": "100ms", "jitter": "100ms", "rate": "64KiB", "drop": 1.0} == faults.active
+    assert {"delay": "100ms", "jitter": "100ms", "rate": "64KiB", "drop": 1.0, "seed": 3} == faults.active
 
 
 def test_every_fault_is_for_streams_or_for_datagrams() -> None:

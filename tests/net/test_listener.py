@@ -531,3 +531,26 @@ def test_nobody_comes_in_after_the_release(rig: Rig) -> None:
     rig.turn()
 
     assert ([], 0) == (streams(rig), rig.gate.inside)
+
+
+def test_faults_are_for_those_who_come_from_now_on(rig: Rig) -> None:
+    """A faulty listener delays and marks its connections; after a reload the next one is like any other."""
+    door = rig.door()
+    listener = rig.listen(door)
+    listener.configure(models.Listener.model_validate({"faults": {"delay": "5s"}}))
+    slow = rig.knock(door)
+    rig.until(rig.streams)
+    listener.configure(models.Listener())
+    plain = rig.knock(door)
+    rig.until(lambda: len(rig.streams()) == 2)
+    slow.send(b"hello")
+    plain.send(b"hello")
+
+    assert b"hello" == rig.fetch(plain, 5)
+    rig.until(lambda: [stream.connection.received for stream in rig.streams()] == [5, 5])
+    rig.later(4.9)
+    with pytest.raises(BlockingIOError):
+        slow.recv(5)
+    rig.later(0.2)
+    assert b"hello" == rig.fetch(slow, 5)
+    assert [True, None] == [stream.caller.facts()["fault"] for stream in rig.streams()]
