@@ -479,6 +479,7 @@ class DatagramThrottled(ListenerEvent):
 
     name = "datagram.throttled"
     level = Level.WARNING
+    config_key: str | None = key("echod.config.key")
 
 
 # -- the log itself, and what should never happen ---------------------------------------------------------------------

@@ -7,6 +7,8 @@ Rules
     wildcard address the kernel would choose another, and the client would not know the answer.
     What is dropped is counted by reason, and said in one record a second at most. No error of one datagram, neither
     an ICMP error that is reported on the socket nor a full buffer, ends the loop.
+
+Known limit: each worker says by itself what it has dropped, and warns by itself of who is over the rate.
 """
 
 from __future__ import annotations
@@ -153,7 +155,7 @@ class Datagrams(Handler):
         self._dropped[reason] += 1
         if reason is DropReason.OVER_RATE:
             if now - self._warned > QUIET_AGAIN:
-                self._setting.emit(DatagramThrottled(**self.origin.facts()))
+                self._setting.emit(DatagramThrottled(**self.origin.facts(), config_key="listener.udp.rate"))
             self._warned = now
 
     def _say_dropped(self) -> None:
@@ -165,7 +167,10 @@ class Datagrams(Handler):
 
 
 def _reply_from(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]] | None:
-    """Return what makes the reply leave from the address that was asked; None if that was not one host's."""
+    """Return what makes the reply leave from the address that was asked; None if that was not one host's.
+
+    Of an IPv4 broadcast to a socket of both families only the kernel knows: there sending fails (EINVAL).
+    """
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
             _, local, destination = _V4.unpack(data[: _V4.size])

@@ -1,0 +1,116 @@
+"""A network of its own for a test: a server with several addresses, a client at the other end of a cable.
+
+    with Network() as network:
+        with network.server():
+            daemon = start(...)     # what is started here, or opened as a socket, lives there
+        with network.client():
+            ...
+
+It takes root. Both ends are named network namespaces (ip-netns(8)) that are gone when the test is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+CLONE_NEWNET = 0x40000000
+"""Which kind of namespace is entered (setns(2)); os.setns is there from Python 3.12 on."""
+
+SERVER4 = ("192.0.2.1", "192.0.2.2", "192.0.2.3")
+SERVER6 = ("2001:db8::1", "2001:db8::2", "2001:db8::3")
+CLIENT4, CLIENT6 = "192.0.2.100", "2001:db8::100"
+BROADCAST = "192.0.2.255"
+
+
+class Network:
+    """Two namespaces and the cable between them."""
+
+    def __init__(self) -> None:
+        self._names = {end: f"echod-{os.getpid()}-{end}" for end in ("server", "client")}
+
+    def __enter__(self) -> Self:
+        if not shutil.which("ip") or not Path("/proc/net/if_inet6").exists():
+            pytest.skip("needs ip of iproute2, and IPv6")
+        try:
+            self._build()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    @contextlib.contextmanager
+    def server(self) -> Iterator[None]:
+        """Be at the server's end."""
+        with _inside(self._names["server"]):
+            yield
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[None]:
+        """Be at the client's end."""
+        with _inside(self._names["client"]):
+            yield
+
+    def received(self) -> int:
+        """Count the datagrams that all sockets at the server's end were given."""
+        with self.server():
+            lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+        names, counts = (line.split()[1:] for line in lines if line.startswith("Udp:"))
+        return int(dict(zip(names, counts, strict=True))["InDatagrams"])
+
+    def _build(self) -> None:
+        server, client = self._names.values()
+        for name in (server, client):
+            done = _ip("netns", "add", name)
+            if done.returncode:
+                pytest.skip(f"no network can be made here: {done.stderr.strip()}")
+        steps = [
+            f"link add cable netns {server} type veth peer name cable netns {client}",
+            *(f"-n {name} link set {device} up" for name in (server, client) for device in ("lo", "cable")),
+            *(f"-n {server} address add {host}/24 broadcast + dev cable" for host in SERVER4),
+            *(f"-n {server} address add {host}/64 dev cable nodad" for host in SERVER6),
+            f"-n {client} address add {CLIENT4}/24 broadcast + dev cable",
+            f"-n {client} address add {CLIENT6}/64 dev cable nodad",
+        ]
+        for step in steps:
+            done = _ip(*step.split())
+            assert not done.returncode, f"ip {step}: {done.stderr}"
+
+    def _remove(self) -> None:
+        for name in self._names.values():
+            _ip("netns", "delete", name)
+
+
+def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+
+
+@contextlib.contextmanager
+def _inside(name: str) -> Iterator[None]:
+    with Path("/proc/thread-self/ns/net").open() as own, Path("/run/netns", name).open() as other:
+        _enter(other.fileno())
+        try:
+            yield
+        finally:
+            _enter(own.fileno())
+
+
+def _enter(fd: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
