@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.system.clients import Address
-    from tests.system.daemon import Starter
+    from tests.system.daemon import Daemon, Starter
 
 CLIENT = ("127.0.0.77", 0)
 
@@ -96,6 +96,73 @@ listen front
     assert {"peer_closed", "peer_reset"} >= {
         record["echod.close.reason"] for record in daemon.records("connection.closed")
     }
+
+
+def front(port: int, server: str) -> str:
+    """Return a configuration of HAProxy's with one server."""
+    return f"""
+global
+    maxconn 1000
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+listen front
+    bind 127.0.0.1:{port}
+    bind [::1]:{port}
+    unique-id-format %[src]-%[src_port]
+    server echod {server}
+"""
+
+
+def test_haproxy_tells_more_than_addresses(start: Starter, tmp_path: Path) -> None:
+    """An IPv6 client comes through to a Unix socket with its address, a unique id and a checksum that is right."""
+    path = tmp_path / "s"
+    daemon = start(
+        listeners=[{"name": "echo", "kind": "unix", "address": str(path), "proxy_protocol": {"enabled": True}}]
+    )
+    port = free_port()
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(front(port, f"unix@{path} send-proxy-v2 proxy-v2-options unique-id,crc32c"))
+    with running("haproxy", "-db", "-f", str(config), address=("127.0.0.1", port)):
+        with socket.create_connection(("::1", port), 5) as client:
+            ping(client)
+            host, own = client.getsockname()[:2]
+        record = daemon.wait_for("connection.closed", {"client.port": own})
+
+    assert (host, 2, f"{host}-{own}".encode().hex()) == (
+        record["client.address"],
+        record["echod.proxy.version"],
+        record["echod.proxy.unique_id"],
+    )
+
+
+def test_health_checks_can_be_quiet(start: Starter, tmp_path: Path) -> None:
+    """HAProxy's checks carry a header and no byte: they are ordinary ends, and say nothing where `quiet` has them."""
+    daemon = start(listeners=door())
+    port, there = free_port(), daemon.address()[1]
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(front(port, f"127.0.0.1:{there} send-proxy-v2 check check-send-proxy inter 50ms"))
+    with running("haproxy", "-db", "-f", str(config), address=("127.0.0.1", port)):
+        daemon.wait_for("connection.closed", {"echod.io.receive": 0}, count=10)
+        daemon.reload(log={"quiet": ["127.0.0.1/32"]})
+        before, said = accepted(daemon), len(daemon.records("connection.closed"))
+        wait_until(lambda: accepted(daemon) >= before + 20, 10, "twenty more checks")
+        assert len(daemon.records("connection.closed")) <= said + 1  # one may have come in before
+        with socket.create_connection(("127.0.0.1", port), 5, source_address=CLIENT) as client:
+            ping(client)
+        daemon.wait_for("connection.closed", {"client.address": CLIENT[0]})
+    closed = daemon.records("connection.closed")
+
+    assert {"peer_closed", "peer_reset"} >= {record["echod.close.reason"] for record in closed}
+    assert {"info"} == {record["level"] for record in closed}
+
+
+def accepted(daemon: Daemon) -> int:
+    """Have a snapshot reported, and return how many connections were accepted so far."""
+    daemon.active()
+    return int(daemon.records("status.reported")[-1]["echod.connections.accepted"])
 
 
 def test_nginx_in_front(start: Starter, tmp_path: Path) -> None:
