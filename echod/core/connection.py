@@ -49,6 +49,7 @@ LINGER_BYTES = 1024 * 1024
 
 _ECHOING = (State.OPEN, State.DRAINING)
 _UNDECIDED = (State.ESTABLISHING, State.OPEN, State.DRAINING, State.HALF_CLOSED)
+_ENDING = (State.HALF_CLOSED, State.FLUSHING)
 _LISTENING = (State.ESTABLISHING, State.LINGERING)
 _NOTHING = b""
 
@@ -207,6 +208,11 @@ class Connection:
     def wants_fin(self) -> bool:
         """Whether echod's side should be shut down now; then call `fin_sent`."""
         return self.state is State.FLUSHING and not self.outgoing
+
+    @property
+    def sends_no_more(self) -> bool:
+        """Whether nothing can come after what is outgoing now."""
+        return self.state in _ENDING
 
     @property
     def at_rest(self) -> bool:

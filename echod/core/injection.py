@@ -129,7 +129,7 @@ class Line:
 class FaultyConnection(Connection):
     """A connection to which faults happen on purpose."""
 
-    __slots__ = ("_broken", "_faults", "_left", "_line")
+    __slots__ = ("_faults", "_left", "_line", "_over")
 
     def __init__(
         self, limits: Limits, now: float, establish_timeout: float, faults: Faults, chance: random.Random
@@ -138,7 +138,7 @@ class FaultyConnection(Connection):
         self._faults = faults
         self._line = Line(faults, chance)
         self._left: float = faults.close_after or faults.reset_after or faults.stall_after or inf
-        self._broken = False
+        self._over = False
 
     def receive(self, data: memoryview, now: float) -> None:
         """Send `data` on its way, and let out what may leave at once."""
@@ -151,18 +151,13 @@ class FaultyConnection(Connection):
         self._release(now)
 
     def sent(self, count: int, now: float) -> None:
-        """Note what the kernel has taken; break off when that was all it gets."""
+        """Note what the kernel has taken, and whether that was all it gets."""
         super().sent(count, now)
         if self._left or self.outgoing or self.state in _OVER:
             return
-        if self._faults.reset_after:
-            self._broken = True  # not here: what stands between this and the socket has something to send yet
-        elif self._faults.close_after:
-            self._line.clear()
-            if self.state is State.HALF_CLOSED:
-                self._move(Cue.FLUSHED, now, CloseReason.FAULT_CLOSE)
-            else:
-                self.finish(CloseReason.FAULT_CLOSE, now)
+        # Acted on at the next deadline: what stands between this and the socket may have something to send yet.
+        if self._faults.reset_after or (self._faults.close_after and self.state in _ECHOING):
+            self._over = True
 
     def drain(self, now: float) -> None:
         """Close as soon as the peer falls quiet; at once if it can never be sent what it is owed."""
@@ -179,8 +174,8 @@ class FaultyConnection(Connection):
 
     def expire(self, now: float, *, in_flight: bool = False) -> None:
         """Let out what may leave; act on a deadline that has passed."""
-        if self._broken:
-            self.fail(CloseReason.FAULT_RESET, now)
+        if self._over:
+            self._break_off(now)
             return
         self._release(now)
         if not self._under_way:
@@ -196,26 +191,36 @@ class FaultyConnection(Connection):
     @property
     def wants_read(self) -> bool:
         """Whether input should be read."""
-        return super().wants_read and self.room > 0 and not self._broken
+        return super().wants_read and self.room > 0 and not self._over
 
     @property
     def wants_fin(self) -> bool:
         """Whether echod's side should be shut down now."""
-        return super().wants_fin and not self._line and not self._broken
+        return super().wants_fin and not self._line and not self._about_to_reset
+
+    @property
+    def sends_no_more(self) -> bool:
+        """Whether nothing can come after what is outgoing now."""
+        return super().sends_no_more and not self._line and not self._about_to_reset
 
     @property
     def at_rest(self) -> bool:
         """Whether reading is the only wish and the deadline can only move away."""
-        return super().at_rest and not self._line and not self._broken
+        return super().at_rest and not self._line and not self._over
 
     @property
     def deadline(self) -> float:
         """When `expire` wants to be called."""
-        if self._broken and self.state is not State.CLOSED:
+        if self._over and self.state is not State.CLOSED:
             return self._moved
         if self._under_way:
             return min(self._line.due, self._end) if self.state in _ECHOING else self._line.due
         return super().deadline
+
+    @property
+    def _about_to_reset(self) -> bool:
+        """Whether what comes next is a reset."""
+        return self._over and bool(self._faults.reset_after)
 
     @property
     def _under_way(self) -> bool:
@@ -227,11 +232,21 @@ class FaultyConnection(Connection):
         """Whether bytes wait that will never leave."""
         return bool(self._line) and not self._left
 
+    def _break_off(self, now: float) -> None:
+        self._over = False
+        if self._faults.reset_after:
+            self.fail(CloseReason.FAULT_RESET, now)
+        else:
+            self.finish(CloseReason.FAULT_CLOSE, now)
+            self._flushed(now)
+
     def _release(self, now: float) -> None:
         data = self._line.take(now, self._left)
+        self._left -= len(data)
+        if not self._left and self._faults.close_after:
+            self._line.clear()  # what is outgoing now is the end
         if not data:
             return
-        self._left -= len(data)
         self._moved = now
         if isinstance(self.outgoing, bytearray):
             self.outgoing += data
@@ -244,5 +259,8 @@ class FaultyConnection(Connection):
             self._line.clear()
 
     def _flushed(self, now: float) -> None:
-        if not self._line and (self._left or not self._faults.reset_after):
-            super()._flushed(now)
+        if self._line or self._over or (self._faults.reset_after and not self._left):
+            return
+        if self.state is State.HALF_CLOSED and not self.outgoing and self.received > self.echoed:
+            self._move(Cue.FLUSHED, now, CloseReason.FAULT_CLOSE)
+        super()._flushed(now)

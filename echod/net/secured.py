@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from echod.net.stream import Setting
 
 _ECHOING = (State.OPEN, State.DRAINING)
-_ENDING = (State.HALF_CLOSED, State.FLUSHING)
 
 
 class SecuredStream(ProxiedStream):
@@ -107,7 +106,7 @@ class SecuredStream(ProxiedStream):
             if not plain:
                 break
             if self._setting.verbose:
-                self._setting.emit(ConnectionReceived(id=self.caller.id, count=len(plain)))
+                self._setting.emit(ConnectionReceived(**self.caller.mark(), count=len(plain)))
             connection.receive(memoryview(plain), now)
             self._encode(now)
             self._speak_up()
@@ -130,10 +129,10 @@ class SecuredStream(ProxiedStream):
             connection.fail(CloseReason.READ_FAILED, now)
 
     def _end_of_input(self, now: float) -> None:
-        if not self.connection.outgoing:  # then the connection would be over before ours is sent
+        if self.connection.at_rest:  # then the connection would be over before ours is sent
             self._tls.close()
             self._flush(now)
-        if self.connection.outgoing or not self._tls.outgoing:
+        if not (self.connection.at_rest and self._tls.outgoing):
             self.connection.receive_eof(now)
 
     def _encode(self, now: float) -> None:
@@ -142,7 +141,7 @@ class SecuredStream(ProxiedStream):
         while True:
             held = self._encrypted
             self._encrypt()
-            if connection.state in _ENDING and self._encrypted == len(connection.outgoing):
+            if connection.sends_no_more and self._encrypted == len(connection.outgoing):
                 tls.close()
             self._flush(now)
             if self.done:
@@ -152,7 +151,7 @@ class SecuredStream(ProxiedStream):
             self._encrypted -= gone
             connection.sent(gone, now)
             if gone and self._setting.verbose:
-                self._setting.emit(ConnectionSent(id=self.caller.id, count=gone))
+                self._setting.emit(ConnectionSent(**self.caller.mark(), count=gone))
             if tls.outgoing or held + gone == 0 or not connection.outgoing:
                 return
 

@@ -151,6 +151,10 @@ def test_closes_after_so_many_bytes() -> None:
     assert b"abc" == give(connection, b"abc")
     assert State.OPEN is connection.state
     assert b"de" == give(connection, b"defgh")
+    assert not connection.wants_read
+
+    connection.expire(connection.deadline)
+
     assert (CloseReason.FAULT_CLOSE, True, 8, 5) == (
         connection.reason,
         connection.wants_fin,
@@ -172,6 +176,25 @@ def test_closes_after_so_many_bytes_a_client_that_has_finished() -> None:
 
     assert [b"abcde"] == [data for _, data in follow(connection)]
     assert (State.CLOSED, CloseReason.FAULT_CLOSE) == (connection.state, connection.reason)
+
+
+def test_closes_once_though_the_client_finishes_meanwhile() -> None:
+    """An end of input between the last byte and the close changes nothing about the end."""
+    connection = faulty(close_after="5B")
+    give(connection, b"abcdefgh")
+    connection.receive_eof(START)
+    connection.sent(0, START)
+
+    assert (State.HALF_CLOSED, True) == (connection.state, connection.sends_no_more)
+    assert connection.deadline <= START
+
+    connection.expire(START)
+
+    assert (State.CLOSED, CloseReason.FAULT_CLOSE, False) == (
+        connection.state,
+        connection.reason,
+        connection.wants_reset,
+    )
 
 
 @pytest.mark.parametrize("finished", [False, True])

@@ -48,6 +48,11 @@ class FaultyLife(Life):
         self.faults = Faults.model_validate(faults | end)
         self.connection = FaultyConnection(limits, self.now, 0.0, self.faults, dice(self.faults, 1))
 
+    @property
+    def closes(self) -> bool:
+        """Whether the fault has let out all that it lets, and the rest is dropped."""
+        return bool(self.faults.close_after and not self.connection._left)
+
     @rule(reason=others)
     def finish(self, reason: CloseReason) -> None:
         """End in good order, for a reason that is no fault's."""
@@ -62,7 +67,7 @@ class FaultyLife(Life):
     @rule()
     def send_fin(self) -> None:
         """Shut down echod's side: the peer has been sent everything, but for a fault whose purpose that is."""
-        assert self.given == self.returned or self.connection.reason is CloseReason.FAULT_CLOSE
+        assert self.given == self.returned or self.closes
 
         self.connection.fin_sent(self.now)
 
@@ -71,11 +76,11 @@ class FaultyLife(Life):
         """Hold that what comes back is what was sent, in order; the rest is held until the connection ends."""
         connection = self.connection
         held = bytes(connection.outgoing) + bytes(connection._line._bytes)
-        broken_off = connection.reason is CloseReason.FAULT_CLOSE or connection.wants_reset
+        broken_off = self.closes or connection.wants_reset
 
-        assert self.given.startswith(self.returned)
+        assert self.given.startswith(self.returned + held)
         assert (len(self.given), len(self.returned)) == (connection.received, connection.echoed)
-        assert self.given == self.returned + held or (broken_off and not held)
+        assert self.given == self.returned + held or broken_off
 
     @invariant()
     def memory_is_bounded(self) -> None:
@@ -109,7 +114,7 @@ class FaultyLife(Life):
     def only_a_cut_resets(self) -> None:
         """Hold that who has not been given everything is reset, unless the fault says close."""
         connection = self.connection
-        whole = self.given == self.returned or connection.reason is CloseReason.FAULT_CLOSE
+        whole = self.given == self.returned or self.closes
 
         assert connection.state is not State.CLOSED or connection.wants_reset or whole
 

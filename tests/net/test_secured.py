@@ -320,3 +320,59 @@ def test_a_quiet_client_is_reported_when_it_talks(rig: Rig) -> None:
     peer.until(lambda: peer.got == b"hello")
 
     assert isinstance(rig.recorded[0], ConnectionOpened)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_what_is_delayed_comes_before_close_notify(rig: Rig, version: str) -> None:
+    """A client that has said its last word waits for bytes that are held back on purpose; then it hears ours."""
+    peer = Peer(rig, client=Client(client_context(version=version)), faults={"delay": "5s"})
+    peer.shake_hands()
+    peer.say(b"hello")
+    peer.push(peer.client.close())
+    peer.until(lambda: peer.connection.state is State.HALF_CLOSED)
+    rig.later(4.9)
+    peer.turn()
+
+    assert (b"", False) == (peer.got, peer.client.ended)
+
+    rig.later(0.2)
+    peer.until(lambda: peer.client.ended)
+    closed = peer.closed()
+
+    assert b"hello" == peer.got
+    assert (CloseReason.PEER_CLOSED, 5, 5, True) == (closed.reason, closed.received, closed.echoed, closed.fault)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_close_on_purpose_is_a_good_end(rig: Rig, finished: bool) -> None:
+    """The client gets exactly as many bytes, however many records they were in, and close_notify."""
+    peer = Peer(rig, faults={"delay": "5s", "close_after": "7B"})
+    peer.shake_hands()
+    peer.say(b"hello")
+    peer.say(b"hello")
+    if finished:
+        peer.push(peer.client.close())
+        peer.until(lambda: peer.connection.state is State.HALF_CLOSED)
+    peer.until(lambda: peer.connection.received == 10)
+    rig.later(5.1)
+    peer.until(lambda: peer.client.ended)
+    if not finished:
+        peer.push(peer.client.close())
+        peer.socket.close()
+    closed = [event for event in rig.recorded if isinstance(event, ConnectionClosed)]
+    rig.until(lambda: closed or isinstance(rig.recorded[-1], ConnectionClosed))
+
+    assert b"hellohe" == peer.got
+    assert CloseReason.FAULT_CLOSE is rig.recorded[-1].reason  # type: ignore[attr-defined]
+
+
+def test_a_reset_on_purpose_comes_after_its_bytes(rig: Rig) -> None:
+    """They are all on the wire before the connection is cut, and no close_notify is."""
+    peer = Peer(rig, faults={"reset_after": "3B"})
+    peer.shake_hands()
+    peer.say(b"hello")
+    peer.until(lambda: peer.got)
+    closed = peer.closed()
+
+    assert (b"hel", False) == (peer.got, peer.client.ended)
+    assert (CloseReason.FAULT_RESET, 3) == (closed.reason, closed.echoed)
