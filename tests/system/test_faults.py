@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 
 from tests.system.clients import KIB, Payload, connect, echo_once, ping, read_exactly, read_to_end
 from tests.system.daemon import wait_until
+from tests.system.test_tls import NAME, Identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -240,6 +242,45 @@ def test_faults_go_with_every_door(start: Starter, tmp_path: Path) -> None:
         closed["echod.close.reason"],
         closed["echod.fault"],
     )
+
+
+def test_faults_go_with_tls(start: Starter, tmp_path: Path) -> None:
+    """Behind a proxy and under TLS: as many bytes as asked, as late as asked, then close_notify, or a reset and none."""
+    identity = Identity(tmp_path)
+    proxy = {"enabled": True, "trusted": ["127.0.0.1/32"]}
+    [door] = identity.listener()
+    daemon = start(
+        listeners=[
+            door | {"proxy_protocol": proxy, "faults": {"delay": "200ms", "rate": "1MiB", "close_after": "200KiB"}},
+            door | {"name": "cut", "faults": {"reset_after": "100KiB"}},
+        ],
+        expect=LOUD,
+    )
+    with connect(daemon.address()) as raw:
+        raw.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+        with identity.client().wrap_socket(raw, server_hostname=NAME, suppress_ragged_eofs=False) as client:
+            began = time.monotonic()
+            client.sendall(CONTENT)
+            assert (CONTENT[: 200 * KIB], "fin") == read_to_end(client)
+            assert time.monotonic() - began >= 0.2
+    with (
+        connect(daemon.address("cut")) as raw,
+        identity.client().wrap_socket(raw, server_hostname=NAME, suppress_ragged_eofs=False) as client,
+    ):
+        client.sendall(CONTENT[: 100 * KIB])
+        assert CONTENT[: 100 * KIB] == read_exactly(client, 100 * KIB)
+        with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):  # OpenSSL makes no difference
+            client.recv(1)
+    closed = daemon.wait_for("connection.closed", {"echod.listener": "echo"})
+    cut = daemon.wait_for("connection.closed", {"echod.listener": "cut"})
+
+    assert ("192.0.2.1", "fault_close", 200 * KIB, True) == (
+        closed["client.address"],
+        closed["echod.close.reason"],
+        closed["echod.io.transmit"],
+        closed["echod.fault"],
+    )
+    assert ("fault_reset", 100 * KIB) == (cut["echod.close.reason"], cut["echod.io.transmit"])
 
 
 def test_the_same_seed_makes_the_same_run(start: Starter) -> None:
