@@ -58,7 +58,7 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
     "unknown table": ("[limit]\n", ':1: limit: unknown table, did you mean "limits"?'),
     "unknown key of an array": ("[[listen]]\n", ':1: listen: unknown key, did you mean "listener"?'),
     "version": ("config_version = 99\n", ":1: config_version: unknown key"),
-    "future key": ("[[listener]]\nfaults = {}\n", ":2: listener[0].faults: unknown key"),
+    "future key": ("[[listener]]\nservice = {}\n", ":2: listener[0].service: unknown key"),
     "host bits": (
         '[[listener]]\nallow = ["10.0.0.1/8"]\n',
         ':2: listener[0].allow[0]: must be a network such as "10.0.0.0/8" or "2001:db8::/32", with no bits set',
@@ -198,6 +198,10 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
     "part as a string": (
         '[[listener]]\nkind = "udp"\n[listener.faults]\nduplicate = "1"\n',
         ":4: listener[0].faults.duplicate: must be a number, got a string",
+    ),
+    "seed of nothing": (
+        '[[listener]]\nfaults = { delay = "1s", seed = 1 }\n',
+        ":2: listener[0].faults.seed: does nothing without jitter, drop or duplicate",
     ),
     "negative seed": (
         "[[listener]]\nfaults = { seed = -1 }\n",

@@ -18,6 +18,7 @@ STREAMS = ("delay", "jitter", "rate", "close_after", "reset_after", "stall_after
 DATAGRAMS = ("drop", "duplicate")
 """Which faults are for bytes in a row, and which for datagrams."""
 
+CHANCE = ("jitter", *DATAGRAMS)
 ENDS = ("close_after", "reset_after", "stall_after")
 
 
@@ -67,8 +68,14 @@ class Faults(Table):
             raise rule(f"cannot be beside {other}: whichever comes first is the end")
         return count
 
+    @field_validator("seed")
+    @classmethod
+    def _is_used(cls, seed: int, info: Any) -> int:
+        if seed and not any(info.data.get(key, True) for key in CHANCE):
+            raise rule("does nothing without jitter, drop or duplicate")
+        return seed
+
     @property
     def active(self) -> dict[str, Any]:
         """What is asked for, as it is written in the file; empty for no faults."""
-        asked: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        return asked if asked.keys() - {"seed"} else {}
+        return self.model_dump(mode="json", exclude_defaults=True)

@@ -23,7 +23,6 @@ faults = st.fixed_dictionaries(
     {
         "delay": st.sampled_from(["0s", "1ms", "300ms", "20s"]),
         "rate": st.sampled_from(["0B", "1B", "30B", "1GiB"]),
-        "seed": st.integers(0, 3),
     }
 )
 ends = st.sampled_from(

@@ -52,7 +52,7 @@ def test_all_records_say_so(start: Starter) -> None:
     daemon = start(
         workers=2,
         listeners=[
-            *doors(delay="1ms", seed=7),
+            *doors(delay="1ms", jitter="1ms", seed=7),
             {"name": "udp", "kind": "udp", "address": "127.0.0.1:0", "faults": {"drop": 1}},
         ],
         log={"level": "debug"},
@@ -73,7 +73,7 @@ def test_all_records_say_so(start: Starter) -> None:
     daemon.wait_for("faults.enabled", {"echod.listener": "udp"}, count=2)
     daemon.wait_for("connection.closed", {"echod.listener": "good"})
 
-    assert ("warning", ['delay = "1ms"', "seed = 7"], True) == (
+    assert ("warning", ['delay = "1ms"', 'jitter = "1ms"', "seed = 7"], True) == (
         warning["level"],
         warning["echod.faults"],
         warning["echod.fault"],
@@ -245,7 +245,7 @@ def test_faults_go_with_every_door(start: Starter, tmp_path: Path) -> None:
 
 
 def test_faults_go_with_tls(start: Starter, tmp_path: Path) -> None:
-    """Behind a proxy and under TLS: as many bytes as asked, as late as asked, then close_notify, or a reset and none."""
+    """Behind a proxy and under TLS: as many bytes as asked, as late, then close_notify, or a reset and none."""
     identity = Identity(tmp_path)
     proxy = {"enabled": True, "trusted": ["127.0.0.1/32"]}
     [door] = identity.listener()
