@@ -55,11 +55,12 @@ def key(machine: Machine) -> Iterator[None]:
 
 
 def probed(service: Service) -> dict[str, str]:
-    """Return what came of each probe in the service's sandbox."""
+    """Return what came of each probe in the service's sandbox, while the daemon serves there."""
     service.machine.run("install", "-m", "0644", ROOT / "tests/system/probe.py", PROBE)
-    service.drop_in(f"[Service]\nType=oneshot\nExecStart=\nExecStart={INTERPRETER} -I {PROBE}\n")
+    service.drop_in(f"[Service]\nExecStartPost={INTERPRETER} -I {PROBE}\n")
     service.start()
-    (said,) = [entry["MESSAGE"] for entry in service.journal() if entry["MESSAGE"].startswith("{")]
+    assert service.workers()
+    (said,) = [entry["MESSAGE"] for entry in service.journal() if entry["_COMM"] == "python"]
     service.machine.run("rm", PROBE)
     results: dict[str, str] = json.loads(said)
     print(results)  # noqa: T201
