@@ -32,7 +32,7 @@ CONFIG = "/etc/echod.toml"
 ADDRESS = ("127.0.0.1", 10000)
 
 CLEAN = f"""
-systemctl stop echod.socket echod.service echod-classic.service
+systemctl stop echod.socket echod-udp.socket echod.service echod-classic.service
 rm -rf {DROP_INS}/echod* /etc/logrotate.d/echod
 rm -rf {UNITS}/echod.socket {UNITS}/echod.service.d /var/log/echod /var/log/private/echod
 cp {ROOT}/etc/echod.toml {CONFIG}

@@ -77,6 +77,18 @@ def test_a_socket_for_both_families_tells_them_apart(start: Starter) -> None:
     ]
 
 
+def test_a_passed_socket_for_datagrams(start: Starter) -> None:
+    """A UDP listener takes it, and answers from the address that was asked."""
+    daemon = start(
+        prefix=passing("echo", "127.0.0.1", kind=socket.SOCK_DGRAM), listeners=[ELSEWHERE[0] | {"kind": "udp"}]
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(b"hello", daemon.address())
+
+        assert (b"hello", daemon.address()) == client.recvfrom(100)
+
+
 def test_a_reload_keeps_what_was_passed(start: Starter) -> None:
     """Another address changes nothing; a listener more is bound; without its listener the whole reload is refused."""
     daemon = start(prefix=passing("echo", "127.0.0.1"), listeners=ELSEWHERE, expect={"reload.refused"})
