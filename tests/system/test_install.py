@@ -10,7 +10,7 @@ import pytest
 
 from tests.system.clients import ping
 from tests.system.daemon import ROOT
-from tests.system.service import CONFIG, ON_MACHINE, UNITS, Service, make
+from tests.system.service import CONFIG, DROP_INS, ON_MACHINE, UNITS, Service, make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = ON_MACHINE
 
 STAGE = "/tmp/stage"
+ELSEWHERE = "/opt/elsewhere"
 
 
 def tree(root: Path) -> dict[str, os.stat_result]:
@@ -111,6 +112,36 @@ def test_the_configuration_is_never_touched(service: Service) -> None:
     assert pid == service.main_pid()
     machine.systemctl("restart", "echod")
     service.echo()
+
+
+def test_elsewhere_from_install_to_uninstall(service: Service) -> None:
+    """Below another prefix: enabled, started, reloaded, stopped, and gone but for its configuration."""
+    machine = service.machine
+    variables = (f"prefix={ELSEWHERE}", f"sysconfdir={ELSEWHERE}/conf", f"mandir={ELSEWHERE}/pages")
+    config = machine.path(f"{ELSEWHERE}/conf/echod.toml")
+    make(machine, "install", *variables)
+    machine.systemctl("daemon-reload")
+    said = machine.run("systemd-analyze", "verify", "echod.service").stderr
+    machine.systemctl("enable", "--now", "echod")
+    used = service.show("FragmentPath", "ActiveState")
+    command = service.process(service.main_pid(), "cmdline").read_text().rstrip("\0").split("\0")
+    service.echo()
+    config.write_text('[[listener]]\naddress = "127.0.0.1:10001"\n')
+    machine.systemctl("reload", "echod")
+    service.echo(("127.0.0.1", 10001))
+    pages = [name for name in tree(config.parents[1]) if name.startswith("/pages/")]
+    machine.systemctl("disable", "--now", "echod")
+    ended = service.show("Result", "ExecMainStatus")
+    make(machine, "uninstall", *variables)
+    units = [name for name in tree(machine.path(DROP_INS)) if "echod" in name]
+
+    assert "" == said
+    assert {"FragmentPath": f"{DROP_INS}/echod.service", "ActiveState": "active"} == used
+    assert [f"{ELSEWHERE}/bin/echod", "run", "-c", f"{ELSEWHERE}/conf/echod.toml"] == command[2:]
+    assert {"/pages/man5/echod.toml.5", "/pages/man8/echod.8"} == set(pages)
+    assert {"Result": "success", "ExecMainStatus": "0"} == ended
+    assert [] == units
+    assert {"/conf/echod.toml"} == tree(config.parents[1]).keys()
 
 
 def test_enabled_it_is_wanted(service: Service) -> None:
