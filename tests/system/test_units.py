@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -219,6 +220,7 @@ def test_a_bad_configuration_fails_the_classic_start(old: Service) -> None:
     assert any(f"{CONFIG}:3" in entry["MESSAGE"] for entry in old.journal())
 
 
+@pytest.mark.skipif(not shutil.which("logrotate"), reason="logrotate is not installed")
 def test_a_rotated_log_loses_no_line(old: Service) -> None:
     """logrotate renames the file and signals: what was said is in the old file, and goes on in the new one."""
     old.start()
