@@ -32,8 +32,12 @@ FEW = ["ENOBUFS", "ENOMEM", "EIO", "ECONNRESET", "ETIMEDOUT", "EINTR", "EAGAIN"]
 """What to expect of recv and send: memory that is short, a peer or network that is gone, a call that is interrupted."""
 
 FEW_ACCEPTED = ["ENOBUFS", "ENOMEM", "ENFILE", "ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN"]
-MADE_AGAIN = {"EAGAIN", "EINTR"}
-"""Errors that cost nothing: the call is made again."""
+FEW_POLLED = ["EBADF", "EINVAL", "ENOBUFS", "EINTR"]
+MADE_AGAIN = {"EAGAIN", "EALREADY", "EINPROGRESS", "EINTR"}
+"""Errors that cost nothing: the call is made again. To Python three of them are one, BlockingIOError."""
+
+PASSING = {"EAGAIN", "EINTR", "ENOBUFS", "ENOMEM"}
+"""Errors that a poller gets over."""
 
 POLLERS = [("epoll", "epoll_wait"), ("poll", "poll"), ("select", "pselect6")]
 
@@ -51,7 +55,8 @@ def _strace() -> None:
 @contextlib.contextmanager
 def injected(pid: int, call: str, error: str, when: str = "1") -> Iterator[None]:
     """Have a system call of a process fail the next time, or as `when` says."""
-    command = ["strace", "-qq", "-o", "/dev/null", "-p", str(pid), "-e", f"inject={call}:error={error}:when={when}"]
+    number = getattr(errno, error)  # of which strace may know another name
+    command = ["strace", "-qq", "-o", "/dev/null", "-p", str(pid), "-e", f"inject={call}:error={number}:when={when}"]
     with subprocess.Popen([*command, "-e", f"trace={call}"], stderr=subprocess.PIPE) as tracer:
         try:
             wait_until(lambda: tracer.poll() is not None or traced(pid), what="strace")
@@ -85,7 +90,7 @@ def test_one_connection_pays(start: Starter, size: Size, call: str, word: str) -
                         continue
                     assert read_to_end(victim) == (b"", "reset"), error
                 record = daemon.wait_for("connection.closed", {"client.port": victim.getsockname()[1]})
-            reset = error in {"ECONNRESET", "EPIPE", "ENOTCONN"}
+            reset = error in {"ECONNABORTED", "ECONNRESET", "EPIPE", "ENOTCONN"}
             assert ("peer_reset" if reset else word, error) == (record["echod.close.reason"], record["error.type"])
         ping(bystander)
 
@@ -147,6 +152,34 @@ def test_a_broken_poller_is_replaced(start: Starter) -> None:
     )
     assert {sibling, started["echod.worker.pid"]} == set(daemon.workers())
     assert len(daemon.records("service.failed")) == 1
+
+
+@pytest.mark.parametrize(("poller", "call"), POLLERS)
+def test_a_poller_fails_for_good_or_not_at_all(start: Starter, size: Size, poller: str, call: str) -> None:
+    """Whatever the poller fails with, it passes and the client is echoed, or the worker says why, ends and is replaced.
+
+    Catches a worker that dies of what passes, and one that lives on and hears nothing any more.
+    """
+    for error in ALL if size(0, poller == "epoll") else FEW_POLLED:  # the three have but one way to fail
+        passes = error in PASSING
+        daemon = start(daemon={"poller": poller}, expect=[] if passes else ["service.failed", "worker.died"])
+        pids = daemon.pids()
+        with connect(daemon.address()) as client:
+            ping(client)
+            with injected(pids[1], call, error):
+                client.sendall(b"hello")
+                if passes:
+                    assert client.recv(5) == b"hello", error
+                else:
+                    assert daemon.wait_for("worker.died")["echod.worker.exit_code"] == 1, error
+            if passes:
+                ping(client)
+        if not passes:
+            assert f"[Errno {getattr(errno, error)}]" in daemon.wait_for("service.failed")["error.message"]
+            daemon.wait_for("worker.started", count=2, timeout=1.0)
+        echo_once(daemon.address())
+        assert passes is (pids == daemon.pids()), error
+        daemon.stop()
 
 
 def is_over(client: socket.socket) -> bool:
