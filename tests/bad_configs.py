@@ -20,7 +20,7 @@ _SYNTAX: Mapping[str, tuple[str | bytes, str]] = {
     "utf-16": ("[log]\n".encode("utf-16"), ":1: is not UTF-8 at byte 0"),
     "latin-1": ('[log]\n# caf\u00e9\nlevel = "info"\n'.encode("latin-1"), ":2: is not UTF-8 at byte 11"),
     "NUL": (b"[log]\n\n# \0\n", ":3: holds a NUL byte"),
-    "too large": (b"#" * (48 * 1024 + 1), ": is larger than 48 KiB"),
+    "too large": (b"#" * (80 * 1024 + 1), ": is larger than 80 KiB"),
     "lone carriage return": (b'[log]\rlevel = "info"\r', ":1: not valid TOML: "),
     "unterminated string": ('[log]\nlevel = "info\n', ":2: not valid TOML: "),
     "unterminated multi-line string": ('[log]\nlevel = """info\n\n', ":2: not valid TOML: "),
@@ -41,6 +41,7 @@ _SYNTAX: Mapping[str, tuple[str | bytes, str]] = {
     "nesting of tables": ("\na = " + "{a = " * 1000 + "1" + "}" * 1000, ":2: brackets are nested more than 32 deep"),
     "dotted key": ("\n" + ".".join("a" * 20_000) + " = 1\n", ":2: a key has more than 16 parts"),
     "dotted table": ("[" + " . ".join(["'a'"] * 8_000) + "]\n", ":1: a key has more than 16 parts"),
+    "keys": ("\n".join(f"k{n} = 1" for n in range(6001)), ":6001: there are more than 6000 keys, tables and arrays"),
     "digits": ("[limits]\nmax_connections = " + "1" * 5000 + "\n", "not valid TOML: a number has too many digits"),
 }
 

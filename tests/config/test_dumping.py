@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from echod import events
 from echod.config.dumping import defaults_toml, dump, schema, to_toml
 from echod.config.loading import load
-from echod.config.models import Config
+from echod.config.models import MOST_LISTENERS, Config
 from echod.config.quantities import duration_text, size_text
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +67,19 @@ CONFIGS = st.fixed_dictionaries(
         ),
     },
 ).map(Config.model_validate)
+
+
+def test_what_is_printed_of_many_listeners_can_be_read(tmp_path: Path) -> None:
+    """As many listeners as there may be, printed with all their keys, are not more than the loader reads.
+
+    Catches bounds of the loader that a new key has outgrown.
+    """
+    listeners = [{"name": f"listener-{n}", "address": f"echo.example.com:{n}"} for n in range(MOST_LISTENERS)]
+    config = Config.model_validate({"listener": listeners})
+    file = tmp_path / "echod.toml"
+    file.write_text(to_toml(config))
+
+    assert config == load(file)
 
 
 @given(CONFIGS)

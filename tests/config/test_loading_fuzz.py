@@ -13,6 +13,7 @@ import pytest
 
 from echod.config import dumping
 from echod.config.loading import MOST_BYTES, MOST_FAULTS, load, runtime_directory
+from echod.config.syntax import MOST_MADE
 from echod.errors import ConfigError
 from tests.bad_configs import BAD_CONFIGS
 from tests.fuzz import fuzz
@@ -52,22 +53,26 @@ def test_any_bytes_are_taken_or_refused(fuzz_seconds: int, tmp_path: Path) -> No
     fuzz(try_load, inputs, fuzz_seconds, tmp_path)
 
 
-def filled(unit: Callable[[int], str], head: str = "", tail: str = "") -> str:
-    """Return a file as large as one may be, of counted units."""
-    room = MOST_BYTES - len(head) - len(tail)
-    return head + "".join(map(unit, range(room // len(unit(10_000))))) + tail
+def filled(unit: Callable[[int], str], head: str = "", tail: str = "", made: int = 0) -> str:
+    """Return a file as large as one may be, of counted units of which each makes so many keys, tables and arrays."""
+    room = (MOST_BYTES - len(head) - len(tail)) // len(unit(10_000))
+    return head + "".join(map(unit, range(min(room, (MOST_MADE - 2) // made) if made else room))) + tail
 
 
 COSTLY = {
-    "unknown keys": filled("k{:05}=1\n".format, "[limits]\n"),
-    "unknown tables": filled("[t{:05}]\n".format),
-    "dotted keys": filled("a.b.c{:05}=1\n".format),
+    "unknown keys": filled("k{:05}=1\n".format, "[limits]\n", made=1),
+    "quoted keys": filled('"\\u0061{:05}"=1\n'.format, made=1),
+    "unknown tables": filled("[t{:05}]\n".format, made=1),
+    "tables in tables": filled("[t{:05}.b]\n".format, made=2),
+    "dotted keys": filled("a.b.c{:05}=1\n".format, made=3),
+    "empty arrays": filled("a{:05}=[]\n".format, made=2),
+    "empty tables": filled(lambda _: "{},", "listener=[", "]", made=1),
     "the longest key": ".".join("a" * (MOST_BYTES // 2 - 4)) + "=1",
     "nested": filled(lambda _: "[", "a="),
     "numbers": filled(lambda _: "1,", "[log]\nsuppress=[", "]"),
     "strings": filled(lambda _: '"a",', "[log]\nsuppress=[", "]"),
-    "networks": filled(lambda n: f'"10.{n // 256 % 256}.{n % 256}.0/24",', "[log]\nquiet=[", "]"),
-    "listeners": filled(lambda _: "[[listener]]\n"),
+    "networks": filled(lambda n: f'"::{n + 4096:x}",', "[log]\nquiet=[", "]"),
+    "listeners": filled(lambda _: "[[listener]]\n", made=2),
     "a hundred listeners": "".join(f'[[listener]]\nname="n{n}"\naddress="127.0.0.1:{n}"\n' for n in range(1, 101)),
     "a hundred listeners at one address": "".join(f'[[listener]]\nname="n{n}"\n' for n in range(100)),
     "comments": filled(lambda _: "#\n"),
@@ -86,6 +91,7 @@ def test_no_file_takes_long(text: str, tmp_path: Path) -> None:
     """
     path = tmp_path / "echod.toml"
     path.write_text(text)
+    assert len(text) <= MOST_BYTES
     took = []
     for _ in range(5):
         began = time.process_time()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from echod.config.syntax import MOST_NESTED, MOST_PARTS, Path, excess, line_of, locate, statements
+from echod.config.syntax import MOST_MADE, MOST_NESTED, MOST_PARTS, Path, excess, line_of, locate, statements
 
 SAMPLE = '''\
 # a comment with [brackets] and "quotes
@@ -75,6 +75,9 @@ def test_cuts_text_into_statements() -> None:
     )
 
 
+MANY = f"there are more than {MOST_MADE} keys, tables and arrays"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -86,6 +89,11 @@ def test_cuts_text_into_statements() -> None:
         ('a = """\n' + ".".join("a" * 99) + '"""', None),
         ("a = " + "[" * MOST_NESTED + "]" * MOST_NESTED, None),
         ("a = '''" + "[" * 99 + "'''", None),
+        pytest.param("a = 1\n" * MOST_MADE, None, id="as many keys as may be"),
+        pytest.param("a = [" + "'1.2.3.4', " * MOST_MADE + "]", None, id="many strings"),
+        pytest.param("# =\n" + "a = 1\n" * (MOST_MADE + 1), (MOST_MADE + 2, MANY), id="too many keys"),
+        pytest.param("[a.b.c]\n" * (MOST_MADE // 3 + 1), (MOST_MADE // 3 + 1, MANY), id="too many tables"),
+        pytest.param("a.b = {}\n" * (MOST_MADE // 3 + 1), (MOST_MADE // 3 + 1, MANY), id="too many inline tables"),
         ("\na = [\n" + "[" * 99, (3, f"brackets are nested more than {MOST_NESTED} deep")),
     ],
 )
@@ -94,7 +102,9 @@ def test_finds_what_would_cost_tomllib_too_much(text: str, expected: tuple[int, 
     assert expected == excess(text)
 
 
-KEYS = st.sampled_from(["a", "b", "'c'", '"a.b"', '"\\u0061"', "a.b", "a . 'd'"])
+KEYS = st.sampled_from(
+    ["a", "b", "'c'", '"a.b"', '"\\u0061"', '"\\U00000062"', '"\u00e9 \u20ac\\t\\\\"', "a.b", "a . 'd'"]
+)
 VALUES = st.sampled_from(
     [
         *("1", "1.5", "2024-01-01 07:00:00", '"#"', "'[['", '"\\""', "{}", "{ a.b = 1, b = [{ c = 2 }] }", '""""""'),
