@@ -136,6 +136,27 @@ def settled(daemon: Daemon, event: str) -> int:
     return count
 
 
+def test_the_last_of_many_signals_counts(start: Starter, tmp_path: Path, size: Size) -> None:
+    """Many USR1 and USR2 at once, the log file is moved away, and one more USR1: the file is there again.
+
+    Catches a flag that is lowered after the deed and not before, so that what comes meanwhile is forgotten.
+    """
+    log = tmp_path / "echod.log"
+    daemon = start(log={"file": str(log)})
+    chance = random.Random(SEED)
+    slowest = 0.0
+    for number in range(size(200, 2000)):
+        for _ in range(chance.randrange(300)):
+            os.kill(daemon.pid, chance.choice((SIGUSR1, SIGUSR2)))
+        log.rename(tmp_path / f"echod.log.{number % 2}")
+        daemon.signal(SIGUSR1)
+        sent = time.monotonic()
+        wait_until(log.exists, PROMPT, "the log file")
+        slowest = max(slowest, time.monotonic() - sent)
+
+    print(f"seed {SEED}, slowest effect {slowest * 1000:.0f} ms")  # noqa: T201
+
+
 def test_random_storms_end_stopped(tmp_path: Path, size: Size) -> None:
     """200 storms of HUP, TERM, other signals and the death of workers: each ends stopped, with 0, within the bound.
 
