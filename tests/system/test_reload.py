@@ -108,6 +108,7 @@ def test_reload_storm(start: Starter, size: Size) -> None:
 
     500 streams and all the visitors that the machine gives: not a byte is wrong, nobody is refused or reset at the
     listener that stays, and everyone whom the daemon let in was served. The processes stay the same, and are no more.
+    Catches workers that are started while retired ones, which a long stream keeps, could be called back: they pile up.
     """
     reloads, pause = size(12, 100), size(2, 10) / 10
     daemon = start(workers=4, limits={"max_connections": 5000}, log=QUIET)

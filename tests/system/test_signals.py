@@ -81,6 +81,7 @@ def test_a_storm_of_signals_loses_no_effect(start: Starter, tmp_path: Path, size
     """100,000 mixed HUP, USR1, USR2 and CHLD in ten seconds, under load: each kind still has its effect within one.
 
     By turns one kind is left out of the storm and sent once: it is acted on, and once. For CHLD a worker dies.
+    Catches a handler that acts and logs by itself, in the midst of what it interrupts.
     """
     rounds = size(1, 10)
     daemon = start(
@@ -161,6 +162,7 @@ def test_random_storms_end_stopped(tmp_path: Path, size: Size) -> None:
     """200 storms of HUP, TERM, other signals and the death of workers: each ends stopped, with 0, within the bound.
 
     No process, file or traceback is left, whatever moment a signal hits: in a reload, in a drain, at the very end.
+    Catches a process that a signal can still kill when its exit code is decided.
     """
     chance = random.Random(SEED)
     slowest = 0.0

@@ -58,7 +58,10 @@ def test_data_in_flight_is_delivered(start: Starter, workers: int, size: Size) -
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
 def test_idle_connections_do_not_delay_a_stop(start: Starter, number: Signals) -> None:
-    """With 200 idle connections and clients that close on FIN, a stop takes a second and each sees FIN."""
+    """With 200 idle connections and clients that close on FIN, a stop takes a second and each sees FIN.
+
+    Catches a drain that waits long for somebody who might still talk.
+    """
     daemon = start(workers=2)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(daemon.address())) for _ in range(200)]
@@ -80,7 +83,10 @@ def test_idle_connections_do_not_delay_a_stop(start: Starter, number: Signals) -
 
 
 def test_idle_clients_that_stay_do_not_delay_a_stop(start: Starter) -> None:
-    """Clients that keep their side open after FIN hold up a stop for the short linger only."""
+    """Clients that keep their side open after FIN hold up a stop for the short linger only.
+
+    Catches a drain that lingers as long as any other close.
+    """
     daemon = start()
     with contextlib.ExitStack() as stack:
         for _ in range(20):
@@ -116,7 +122,10 @@ def never_readers(daemon: Daemon, stack: contextlib.ExitStack, count: int) -> li
 
 @pytest.mark.parametrize("second", [SIGTERM, SIGINT, SIGQUIT])
 def test_a_second_signal_ends_at_once(start: Starter, second: Signals) -> None:
-    """A second TERM or INT, or QUIT: everything is gone within a second, and the line says how many were cut."""
+    """A second TERM or INT, or QUIT: everything is gone within a second, and the line says how many were cut.
+
+    Catches workers that are killed in the end, since nobody has told them, and take their records along.
+    """
     daemon = start(workers=2)
     with contextlib.ExitStack() as stack:
         never_readers(daemon, stack, 5)
@@ -160,7 +169,10 @@ def test_drain_timeout_cuts(start: Starter) -> None:
 
 
 def test_drain_delay_keeps_accepting(start: Starter) -> None:
-    """During drain_delay new clients are still served although it is not ready; only then is the listener closed."""
+    """During drain_delay new clients are still served although it is not ready; only then is the listener closed.
+
+    Catches a door that is closed on TERM, while the load balancer still sends clients to it.
+    """
     daemon = start(daemon={"drain_delay": "800ms"})
     address = daemon.address()
     started = time.monotonic()
