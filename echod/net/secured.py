@@ -71,6 +71,8 @@ class SecuredStream(ProxiedStream):
         self.connection.prolong(self._terms.tls_timeout, now)
         if payload:
             self._take(payload, now)
+        else:
+            self._update()
 
     def _take(self, wire: bytes, now: float) -> None:
         if wire:
@@ -92,10 +94,21 @@ class SecuredStream(ProxiedStream):
     def _advance(self, now: float) -> None:
         self._decode(now)
         self._encode(now)
+        while self._can_go_on:
+            self._decode(now)
+            self._encode(now)
+        if self._tls.failure:  # found by decoding, or by encoding: OpenSSL does what it likes first
+            self._give_up(self._tls.failure, now)
         if self._tls.outgoing:
             self._update()
         else:
             super()._advance(now)
+
+    @property
+    def _can_go_on(self) -> bool:
+        """Whether what waits inside of TLS can be decoded now; neither socket nor kernel would ever say so."""
+        connection, tls = self.connection, self._tls
+        return tls.pending and not tls.outgoing and connection.state in _ECHOING and connection.wants_read
 
     def _decode(self, now: float) -> None:
         connection, tls = self.connection, self._tls
@@ -110,22 +123,22 @@ class SecuredStream(ProxiedStream):
             connection.receive(memoryview(plain), now)
             self._encode(now)
             self._speak_up()
-        if tls.failure:
-            self._give_up(tls.failure, now)
-        elif tls.peer_closed and connection.state in _ECHOING:
+        if tls.peer_closed and connection.state in _ECHOING:
             self._end_of_input(now)
         elif tls.truncated and connection.state in _ECHOING:
             connection.finish(CloseReason.TLS_TRUNCATED, now)
 
     def _give_up(self, cause: str, now: float) -> None:
-        """End a connection whose peer makes no sense; it is told so before, in an alert."""
+        """End a connection whose peer makes no sense, and which is told so in an alert.
+
+        Nothing can be encrypted any more: whoever is still owed something is cut.
+        """
         connection = self.connection
         if connection.state is State.ESTABLISHING:
             self._error = cause
             connection.finish(CloseReason.HANDSHAKE_FAILED, now)
-        elif connection.state in (*_ECHOING, State.HALF_CLOSED):
+        elif connection.state in _ECHOING or connection.outgoing:
             self._error = cause
-            self._flush(now)
             connection.fail(CloseReason.READ_FAILED, now)
 
     def _end_of_input(self, now: float) -> None:
@@ -163,7 +176,7 @@ class SecuredStream(ProxiedStream):
     def _flush(self, now: float) -> None:
         tls = self._tls
         try:
-            while tls.outgoing:
+            while tls.outgoing and not self.done:
                 tls.sent(self.socket.send(tls.outgoing))
         except BlockingIOError:
             pass

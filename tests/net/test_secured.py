@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,23 @@ import pytest
 from echod.config import listeners as models
 from echod.core.access import Networks
 from echod.core.lifecycle import State
+from echod.core.tls import STALL
 from echod.events import CloseReason, ConnectionClosed, ConnectionOpened, ConnectionReceived, ConnectionSent
-from tests.core.peers import CA_PEM, CLIENT, NAME, Client, client_context, server_context
+from echod.net.poller import READABLE
+from tests.core.peers import (
+    CA_PEM,
+    CLIENT,
+    DATA,
+    HANDSHAKE,
+    NAME,
+    Client,
+    Forger,
+    client_context,
+    server_context,
+)
 
 if TYPE_CHECKING:
-    import socket
+    from pathlib import Path
 
     from echod.core.connection import Connection
     from tests.net.conftest import Rig
@@ -376,3 +389,118 @@ def test_a_reset_on_purpose_comes_after_its_bytes(rig: Rig) -> None:
 
     assert (b"hel", False) == (peer.got, peer.client.ended)
     assert (CloseReason.FAULT_RESET, 3) == (closed.reason, closed.echoed)
+
+
+# -- what waits inside of TLS -----------------------------------------------------------------------------------------
+
+
+def stuff(peer: Peer) -> tuple[bytes, bytes]:
+    """Send, and read nothing, until echod holds what it may and has still something to decode.
+
+    Return what was said, and the wire of it that is not sent yet.
+    """
+    stream: Any = peer.stream
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    said = wire = b""
+    while stream.connection.wants_read or not stream._tls.pending:
+        if not wire:
+            chunk = bytes([len(said) // 10_000 % 251]) * 10_000
+            said, wire = said + chunk, peer.client.say(chunk)
+        with contextlib.suppress(BlockingIOError):
+            wire = wire[peer.socket.send(wire) :]
+        peer.rig.turn()
+    return said, wire
+
+
+def test_what_waits_inside_is_not_forgotten(rig: Rig) -> None:
+    """Once the kernel takes at once all that is held, what was received before and not decoded comes back, too.
+
+    The socket will not tell: the peer says no more, and nothing is left to be sent.
+    """
+    rig.limit(buffer=65536)
+    peer = Peer(rig)
+    peer.shake_hands()
+    said, wire = stuff(peer)
+    peer.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+    peer.push(wire)
+    peer.until(lambda: len(peer.got) == len(said))
+
+    assert said == peer.got
+
+
+def test_a_flood_of_updates_is_held_back_and_then_heard(rig: Rig, tmp_path: Path) -> None:
+    """A peer that demands replies and reads none is not read either; once it reads, what it says comes back."""
+    context = client_context(version="1.3")
+    context.keylog_filename = str(tmp_path / "keys")
+    peer = Peer(rig, client=Client(context))
+    peer.shake_hands()
+    stream: Any = peer.stream
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    forger = Forger(tmp_path / "keys")
+    wire = b""
+    while not (stream._tls.pending and len(stream._tls.outgoing) >= STALL):
+        wire = wire or b"".join(forger.update(reply=True) for _ in range(500))
+        with contextlib.suppress(BlockingIOError):
+            wire = wire[peer.socket.send(wire) :]
+        rig.turn()
+    assert not stream.interest & READABLE
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+    wire += forger.record(DATA, b"hello")
+    while wire:
+        with contextlib.suppress(BlockingIOError):
+            wire = wire[peer.socket.send(wire) :]
+        with contextlib.suppress(BlockingIOError):
+            peer.socket.recv(MIB)
+        rig.turn()
+    rig.until(lambda: peer.connection.received)
+
+    assert 5 == peer.connection.received
+
+
+def test_the_handshake_has_a_deadline_of_its_own(rig: Rig) -> None:
+    """It is not that of the header, which may be later, even if nothing comes with the header."""
+    peer = Peer(rig, proxy_protocol={"enabled": True, "trusted": ["127.0.0.0/8"], "timeout": "60s"})
+    peer.socket.sendall(LINE)
+    rig.until(lambda: peer.stream.caller.host == "192.0.2.1")
+    rig.later(5.1)
+
+    assert CloseReason.HANDSHAKE_TIMEOUT is peer.connection.reason
+
+
+def test_nonsense_ends_also_what_is_ending(rig: Rig, tmp_path: Path) -> None:
+    """What is owed to a peer can never be sent once it has made no sense: it is cut, whatever the timeouts are."""
+    rig.limit(buffer=MIB, max_lifetime=10.0, half_close_timeout=0.0, idle_timeout=0.0)
+    context = client_context(version="1.3")
+    context.keylog_filename = str(tmp_path / "keys")
+    peer = Peer(rig, client=Client(context))
+    peer.shake_hands()
+    peer.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    forger = Forger(tmp_path / "keys")
+    wire = b"".join(forger.record(DATA, bytes(16000)) for _ in range(64))
+    wire += forger.record(HANDSHAKE, b"\x18\0\0\1")
+    while wire:  # half a KeyUpdate at its end: until the rest comes, OpenSSL encrypts nothing
+        with contextlib.suppress(BlockingIOError):
+            wire = wire[peer.socket.send(wire) :]
+        rig.turn()
+    stream: Any = peer.stream
+    rig.until(lambda: peer.connection.received == 64 * 16000 and not stream._tls.pending)
+    peer.until(lambda: not stream._tls.outgoing)
+    assert peer.connection.outgoing
+    rig.later(11.0)
+    assert State.FLUSHING is peer.connection.state
+    peer.socket.sendall(forger.record(DATA, b"no KeyUpdate"))
+    closed = last(rig)
+
+    assert CloseReason.MAX_LIFETIME is closed.reason
+    assert closed.error
+
+
+def test_the_first_error_is_the_one_that_is_told(rig: Rig) -> None:
+    """A peer that has reset the connection is in the record with that, and not with what came of it."""
+    peer = Peer(rig)
+    peer.shake_hands()
+    peer.socket.sendall(peer.client.say(b"hello"))
+    rig.cut(peer.socket)
+    closed = last(rig)
+
+    assert (CloseReason.PEER_RESET, "ECONNRESET") == (closed.reason, closed.error)
