@@ -3,21 +3,22 @@
 Rule: a worker gets the text of the files with its assignment and never opens one. Whatever is wrong with a file refuses
 the start or the reload; a daemon that runs goes on with what it has.
 
-Fails: ConfigError with a line for each listener, that names key and file.
+Fails: ConfigError with a line for each listener, that names key and file; StartError where descriptors or memory are
+short; OSError for the same in a worker.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from echod.config import loading
 from echod.core import certificate
 from echod.core.certificate import CertificateError
-from echod.errors import ConfigError
+from echod.errors import ConfigError, StartError
 from echod.events import CertificateLoaded
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ MOST_BYTES = 256 * 1024
 class Material:
     """What a listener speaks TLS with, as text in PEM."""
 
-    chain: str
-    """The certificates that are shown, and the key."""
+    chain: str = field(repr=False)
+    """The certificates that are shown, and the key, which nothing must ever print."""
     client_ca: str | None
 
 
@@ -105,6 +106,8 @@ def _material(tls: Tls) -> Material:
     except CertificateError as error:
         where = "client_ca" if "client_ca" in str(error) else "certificate"
         raise ConfigError(f"{where}: {getattr(tls, where)}: {error}") from None
+    except OSError as error:
+        raise StartError(f"cannot try the certificate: {error.strerror}", errno=error.errno) from None
     return material
 
 

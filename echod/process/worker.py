@@ -139,9 +139,16 @@ class Worker(Handler):
 
     def _assign(self, assignment: messages.Assign, received: list[int], now: float) -> None:
         config, materials = messages.from_memfd(received[0])
+        try:
+            contexts = certificates.contexts(config.listener, materials)
+        except OSError:  # OpenSSL needs two descriptors to read them
+            for fd in received[1:]:
+                os.close(fd)
+            self._miss()
+            return
         self._log.configure(config.log)
         setting = self._settle(config)
-        setting.contexts = certificates.contexts(config.listener, materials)
+        setting.contexts = contexts
         named = {listener.name: listener for listener in config.listener}
         listed = {}
         for name, fd in zip(assignment.listeners, received[1:], strict=True):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from echod.config.listeners import Listener
-from echod.errors import ConfigError
+from echod.errors import ConfigError, StartError
 from echod.events import CertificateLoaded
 from echod.process import certificates
 from tests.core.peers import CA_PEM, CLIENT, SERVER
@@ -100,6 +102,22 @@ def test_what_is_wrong_is_one_line(
 
     assert line.startswith(f"listener[0].tls.{expected.format(files)}")
     assert "BEGIN" not in line
+
+
+def test_nothing_prints_a_key(files: Path) -> None:
+    """Whatever shows what a listener speaks TLS with, in a test or in a traceback, shows no key."""
+    assert "PRIVATE KEY" not in repr(certificates.read([listener(files)]))
+
+
+def test_without_descriptors_nothing_is_wrong_with_the_files(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reload is refused for want of them, and the supervisor lives on."""
+
+    def none_left(_name: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", none_left)
+    with pytest.raises(StartError, match="cannot try the certificate: Too many open files"):
+        certificates.read([listener(files)])
 
 
 def test_it_is_said_how_long_they_are_valid(files: Path) -> None:

@@ -15,11 +15,14 @@ import pytest
 
 from echod.config.listeners import Listener
 from echod.config.models import Config, Limits
+from echod.config.tls import Tls
 from echod.observe import sink
 from echod.observe.log import Log
 from echod.observe.scoreboard import Column, Scoreboard
 from echod.process import channel as messages
 from echod.process import worker
+from echod.process.certificates import Material
+from tests.core.peers import SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -239,6 +242,32 @@ def test_without_descriptors_left_it_makes_room(supervised: Supervised) -> None:
         resource.prlimit(supervised.pid, resource.RLIMIT_NOFILE, (hard, hard))
         clients.append(stack.enter_context(socket.create_connection(supervised.address, PATIENCE)))
         assert {b"again"} == {echo(client, b"again") for client in clients}
+
+
+def test_certificates_that_find_no_descriptor_are_missed(supervised: Supervised, tmp_path: Path) -> None:
+    """OpenSSL reads from descriptors: without one left for it the assignment is missed, and no connection is lost."""
+    supervised.assign(1, "echo")
+    pem = SERVER.private_key_and_cert_chain_pem.bytes().decode()
+    secret = Listener(name="secret", tls=Tls(enabled=True, certificate=f"{tmp_path}/secret.pem"))
+    config = Config(listener=(Listener(name="echo", address="127.0.0.1:7"), secret))
+    held = [int(entry.name) for entry in Path(f"/proc/{supervised.pid}/fd").iterdir()]
+    _, hard = resource.prlimit(supervised.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervised.pid, resource.RLIMIT_NOFILE, (max(held) + 4, hard))
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(supervised.address, PATIENCE))
+            for _ in range(max(held) + 2 - len(held))  # which leaves two, for what comes with the assignment
+        ]
+        assert {b"hello"} == {echo(client) for client in clients}
+        answers = []
+        for _ in range(2):
+            fd = messages.to_memfd(config, {"secret": Material(pem, None)})
+            supervised.channel.send(messages.Assign(2, ("echo",)), [fd, supervised.door.fileno()])
+            os.close(fd)
+            answers.append(supervised.hear())
+        assert {b"still"} == {echo(client, b"still") for client in clients}
+
+    assert [messages.Missed(), messages.Answer(2)] == answers
 
 
 def test_what_ends_its_loop_is_one_line(supervised: Supervised) -> None:
