@@ -263,6 +263,14 @@ class CertificateLoaded(Event):
 
 
 @dataclass(frozen=True)
+class CertificateDistrusted(CertificateLoaded):
+    """A listener's certificates are not valid at this time, expired or not yet begun: clients will turn away."""
+
+    name = "certificate.distrusted"
+    level = Level.WARNING
+
+
+@dataclass(frozen=True)
 class ListenerClosed(ListenerEvent):
     """A listening socket is closed."""
 

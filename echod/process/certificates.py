@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from echod.config import loading
 from echod.core import certificate
 from echod.core.certificate import CertificateError
 from echod.errors import ConfigError, StartError
-from echod.events import CertificateLoaded
+from echod.events import CertificateDistrusted, CertificateLoaded
 
 if TYPE_CHECKING:
     import ssl
@@ -85,14 +86,14 @@ def context(tls: Tls, material: Material) -> ssl.SSLContext:
 
 
 def say_loaded(materials: Mapping[str, Material], emit: Callable[[Event], None]) -> None:
-    """Emit from when to when each listener's certificates are valid."""
+    """Emit from when to when each listener's certificates are valid, and whether that is not now."""
+    now = datetime.now(UTC)
     for name, material in materials.items():
-        valid = certificate.validity(material.chain)
-        emit(
-            CertificateLoaded(
-                listener=name, not_before=valid.not_before.isoformat(), not_after=valid.not_after.isoformat()
-            )
-        )
+        start, end = certificate.validity(material.chain)
+        facts = {"listener": name, "not_before": start.isoformat(), "not_after": end.isoformat()}
+        emit(CertificateLoaded(**facts))
+        if not start <= now <= end:
+            emit(CertificateDistrusted(**facts))
 
 
 def _material(tls: Tls) -> Material:

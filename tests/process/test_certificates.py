@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from echod.config.listeners import Listener
 from echod.errors import ConfigError, StartError
@@ -129,3 +131,17 @@ def test_it_is_said_how_long_they_are_valid(files: Path) -> None:
     assert isinstance(loaded, CertificateLoaded)
     assert "echo" == loaded.listener
     assert str(loaded.not_before) < str(loaded.not_after)
+
+
+@pytest.mark.parametrize(("begins", "ends"), [(-2, -1), (1, 2)])
+def test_it_is_said_that_they_are_not_valid_now(files: Path, begins: int, ends: int) -> None:
+    """A certificate that has expired, or is not valid yet, serves all the same, but not in silence."""
+    now = datetime.now(UTC)
+    start, end = (now + timedelta(days=days) for days in (begins, ends))
+    issued = trustme.CA().issue_cert("echo.example", not_before=start, not_after=end)
+    path = files / "both.pem"
+    path.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+    said: list[Event] = []
+    certificates.say_loaded(certificates.read([listener(files, "both.pem", "")]), said.append)
+
+    assert ["certificate.loaded", "certificate.distrusted"] == [event.name for event in said]
