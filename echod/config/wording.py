@@ -20,7 +20,8 @@ def printable(text: str, longest: int = LONGEST) -> str:
     """Cut what would fill a line and escape what would break it."""
     if len(text) > longest:
         text = text[:longest] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    # Not the codec "unicode_escape", which is imported when it is first used: where a worker can import nothing.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def quoted(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import date, time
 
 import pytest
@@ -32,6 +34,14 @@ def test_shows_any_text_on_one_line(text: str) -> None:
 def test_escapes_and_cuts(text: str, expected: str) -> None:
     """What cannot be printed is escaped, what is long is cut."""
     assert expected == printable(text)
+
+
+def test_escapes_without_another_module() -> None:
+    """A worker can import nothing: its user need not be able to read Python's library, nor have a descriptor left."""
+    script = "import sys; from echod.config.wording import printable; sys.meta_path.clear(); print(printable('\\x1b'))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert "\\x1b\n" == done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
