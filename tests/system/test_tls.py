@@ -8,12 +8,15 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
 
+from tests.core.headers import binary
+from tests.core.peers import Client
 from tests.system.clients import KIB, MIB, connect, read_exactly
 from tests.system.daemon import SCALE, StartFailedError, wait_until
 from tests.system.test_proxy import free_port, running
@@ -142,6 +145,114 @@ def test_python(start: Starter, identity: Identity, version: str, size: Size) ->
         record["echod.io.receive"],
         record["echod.io.transmit"],
     )
+
+
+@each_version
+def test_openssl_says_when_it_ends(start: Starter, identity: Identity, version: str) -> None:
+    """The close_notify of openssl(1), which leaves at the end of its input, is an end and nothing that was cut."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    daemon = start(listeners=identity.listener())
+    host, port = daemon.address()[:2]
+    command = ["openssl", "s_client", "-connect", f"{host}:{port}", f"-tls{version.replace('.', '_')}"]
+    subprocess.run(command, input=b"hello", capture_output=True, timeout=10, check=True)
+    record = daemon.wait_for("connection.closed")
+
+    assert ("peer_closed", 5) == (record["echod.close.reason"], record["echod.io.receive"])
+
+
+class Talker(Client):
+    """A client that may go on reading after its close_notify, which Python's sockets cannot."""
+
+    def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
+        super().__init__(context, NAME)
+        self.raw = raw
+        while not self.established:
+            raw.sendall(self.speak())
+            if not self.established:
+                self.hear(raw.recv(64 * KIB))
+
+    def rest(self) -> bytes:
+        """Read up to the other side's close_notify."""
+        plain = self.listen()
+        while not self.ended:
+            wire = self.raw.recv(64 * KIB)
+            assert wire, "the stream was cut"
+            self.hear(wire)
+            plain += self.listen()
+        return plain
+
+
+@each_version
+def test_a_half_close(start: Starter, identity: Identity, version: str) -> None:
+    """Who has said close_notify before it reads gets everything that is held, then close_notify, then FIN."""
+    daemon = start(listeners=identity.listener())
+    content = bytes(range(256)) * (128 * KIB // 256)
+    with connect(daemon.address()) as raw:
+        client = Talker(raw, identity.client(version))
+        raw.sendall(client.say(content) + client.close())
+        assert content == client.rest()
+        assert b"" == raw.recv(1)
+    record = daemon.wait_for("connection.closed")
+
+    assert ("peer_closed", len(content)) == (record["echod.close.reason"], record["echod.io.transmit"])
+
+
+@each_version
+def test_a_bare_fin(start: Starter, identity: Identity, version: str) -> None:
+    """Without close_notify the stream may have been cut: all comes back, and the record says so."""
+    daemon = start(listeners=identity.listener())
+    with connect(daemon.address()) as raw:
+        client = Talker(raw, identity.client(version))
+        raw.sendall(client.say(b"hello"))
+        raw.shutdown(socket.SHUT_WR)
+        assert b"hello" == client.rest()
+    record = daemon.wait_for("connection.closed")
+
+    assert ("tls_truncated", 5) == (record["echod.close.reason"], record["echod.io.transmit"])
+
+
+@each_version
+def test_a_slow_reader(start: Starter, identity: Identity, version: str, size: Size) -> None:
+    """Megabytes that are sent before anything is read come back whole, and are not held by the daemon meanwhile."""
+    daemon = start(listeners=identity.listener(), limits={"buffer": "64KiB", "idle_timeout": "5s"})
+    content = bytes(range(251)) * (size(16, 64) * MIB // 251)
+    with connect(daemon.address()) as raw:
+        client = Talker(raw, identity.client(version))
+        before = daemon.memory()
+        grown: list[int] = []
+        wire = client.say(content) + client.close()
+        writer = threading.Thread(target=raw.sendall, args=(wire,))
+        writer.start()
+        got = bytearray()
+        while not client.ended:
+            if len(got) >= len(grown) * 4 * MIB:
+                time.sleep(0.2)  # the reader is slow, so that all on the way fills up
+                grown.append(daemon.memory() - before)
+            piece = raw.recv(64 * KIB)
+            assert piece, f"the stream was cut after {len(got)} bytes"
+            client.hear(piece)
+            got += client.listen()
+        writer.join(10)
+
+    print(f"{max(grown) / KIB:.0f} KiB more for {len(content) / MIB:.0f} MiB")  # noqa: T201
+    assert content == got
+    assert max(grown) <= 4 * MIB
+
+
+def test_a_server_name_is_shown_and_no_more(start: Starter, identity: Identity) -> None:
+    """A name with control characters and bytes of no encoding is one line of JSON, in which all of them are escaped."""
+    daemon = start(listeners=identity.listener())
+    hello = Client(identity.client(), NAME).speak()
+    hostile = b'\x1b[2J\n"\xff\x00}xy\r'
+    assert len(NAME) == len(hostile)
+    with connect(daemon.address()) as raw:
+        raw.sendall(hello.replace(NAME.encode(), hostile))
+    record = daemon.wait_for("connection.closed")
+
+    assert record["echod.close.reason"] in {"handshake_failed", "peer_reset"}
+    assert record["tls.client.server_name"].isprintable()
+    assert "[2J" in record["tls.client.server_name"]
 
 
 def test_a_client_certificate(start: Starter, identity: Identity) -> None:
@@ -335,6 +446,26 @@ listen front
         record["echod.io.transmit"],
     )
     assert checked["echod.close.reason"] in {"peer_closed", "peer_reset"}
+
+
+def test_a_header_and_then_tls(start: Starter, identity: Identity) -> None:
+    """A header of version 2 says whose connection it is, and then comes TLS."""
+    proxy = {"enabled": True, "trusted": ["127.0.0.1/32"]}
+    daemon = start(listeners=[identity.listener()[0] | {"proxy_protocol": proxy}])
+    block = socket.inet_aton("192.0.2.1") + socket.inet_aton("203.0.113.9") + bytes([0xDC, 4, 1, 0xBB])
+    with connect(daemon.address()) as raw:
+        raw.sendall(binary(block))
+        client = Talker(raw, identity.client())
+        raw.sendall(client.say(b"hello") + client.close())
+        assert b"hello" == client.rest()
+    record = daemon.wait_for("connection.closed")
+
+    assert ("192.0.2.1", "127.0.0.1", NAME, 5) == (
+        record["client.address"],
+        record["network.peer.address"],
+        record["tls.client.server_name"],
+        record["echod.io.transmit"],
+    )
 
 
 def settled(daemon: Daemon) -> bool:
