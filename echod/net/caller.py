@@ -60,14 +60,19 @@ class Caller:
         host, port = sockets.place(peer)
         return cls(number, origin, host, port, key)
 
+    @property
+    def ip(self) -> str | None:
+        """Its address, an IPv4 one as such through whatever socket it came."""
+        return self.host and self.host.removeprefix(sockets.MAPPED)
+
     def facts(self) -> dict[str, Any]:
         """Return what every record of a connection says about who talks to whom."""
-        host, origin = self.host, self.origin
-        mapped = bool(host and host.startswith(sockets.MAPPED))  # an IPv6 socket may take IPv4 too
+        host, origin = self.ip, self.origin
+        mapped = host != self.host  # an IPv6 socket may take IPv4 too
         return {
             "id": self.id,
             "listener": origin.listener,
-            "client_address": host.removeprefix(sockets.MAPPED) if host and mapped else host,
+            "client_address": host,
             "client_port": self.port,
             "server_address": origin.address,
             "server_port": origin.port,

@@ -92,7 +92,7 @@ class ProxiedStream(QuietStream):
         self._header = header
         if header.client:
             host, port = header.client
-            self.caller = replace(self.caller, host=host, port=port, via=(self.caller.host, self.caller.port))
+            self.caller = replace(self.caller, host=host, port=port, via=(self.caller.ip, self.caller.port))
             objection = self._objection(host)
             if objection:
                 self._error = objection
@@ -128,7 +128,7 @@ class ProxiedStream(QuietStream):
 
     @property
     def _quiet(self) -> bool:
-        return self.caller.host in self._setting.quiet
+        return self.caller.ip in self._setting.quiet
 
     def _say_closed(self) -> None:
         if not self._said and not self._quiet:  # nobody has told whose it was

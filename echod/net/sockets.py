@@ -119,8 +119,8 @@ def _mark(sock: socket.socket, listener: Listener) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, listener.tos)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, datagrams)
     else:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, listener.tos)
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, datagrams)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, listener.tos)  # for what an IPv6 socket sends as IPv4 too
 
 
 def text(address: Address) -> str:

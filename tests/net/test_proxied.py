@@ -196,3 +196,29 @@ def test_a_quiet_client_speaks_first(rig: Rig) -> None:
 
     assert b"x" == rig.fetch(client, 1)
     assert [ConnectionOpened] == [type(event) for event in rig.recorded]
+
+
+def test_a_quiet_network_counts_on_a_socket_for_both_families(rig: Rig) -> None:
+    """There the kernel writes IPv4 within IPv6; a health check from a quiet network leaves no record all the same."""
+    rig.setting.quiet = Networks(["127.0.0.0/8"])
+    door = rig.door("::")
+    proxy = {"enabled": True, "trusted": ["127.0.0.0/8"]}
+    rig.listen(door).configure(models.Listener.model_validate({"proxy_protocol": proxy}))
+    for said in (b"", b"PROXY UNKNOWN\r\n"):
+        with socket.create_connection(("127.0.0.1", door.getsockname()[1])) as client:
+            client.send(said)
+        rig.until(lambda: rig.gate.inside)
+        rig.until(lambda: not rig.gate.inside)
+
+    assert [] == rig.recorded
+
+    with socket.create_connection(("127.0.0.1", door.getsockname()[1])) as client:
+        client.send(LINE)
+        rig.until(lambda: rig.recorded)
+
+    assert [("192.0.2.1", "127.0.0.1")] == [(event.client_address, event.peer_address) for event in opened(rig)]
+
+
+def opened(rig: Rig) -> list[ConnectionOpened]:
+    """Return the records of connections that came in."""
+    return [event for event in rig.recorded if isinstance(event, ConnectionOpened)]

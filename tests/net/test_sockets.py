@@ -250,7 +250,7 @@ def test_options_reach_accepted_sockets(stack: ExitStack, case: tuple[str, Any, 
 
 
 def test_an_ipv6_address_may_take_ipv4_too(stack: ExitStack) -> None:
-    """Only where that was asked for; the traffic class is that of IPv6."""
+    """Only where that was asked for; the traffic class is that of IPv6, and what goes out as IPv4 is marked too."""
     for both in (False, True):
         ([door], []) = sockets.bind(models.Listener(address="[::]:0", ipv6_only=not both, tos=8))
         stack.enter_context(door)
@@ -258,6 +258,7 @@ def test_an_ipv6_address_may_take_ipv4_too(stack: ExitStack) -> None:
 
         assert both is (client.connect_ex(("127.0.0.1", door.getsockname()[1])) == 0)
         assert 8 == door.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+        assert 8 == door.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
 
 
 @pytest.mark.parametrize("address", ["192.0.2.77:0", "[2001:db8::77]:0"])

@@ -95,19 +95,24 @@ def test_a_rate_holds_over_the_workers(start: Starter) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sees packets")
-def test_the_type_of_service_is_on_the_wire(start: Starter) -> None:
-    """What comes back is marked as the listener says, and otherwise after a reload for those who come then."""
-    daemon = start(listeners=door(tos=184))
+@pytest.mark.parametrize("both", [False, True])
+def test_the_type_of_service_is_on_the_wire(start: Starter, both: bool) -> None:
+    """What comes back over IPv4 is marked as the listener says, and otherwise after a reload for those who come then.
+
+    Also through a socket that takes both families.
+    """
+    keys = {"address": "[::]:0", "ipv6_only": False} if both else {}
+    daemon = start(listeners=door(tos=184, **keys))
     port = daemon.address()[1]
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(IP)) as wire:
         wire.setsockopt(socket.SOL_SOCKET, 33, 64 * MIB)  # SO_RCVBUFFORCE: other tests are on the wire too
         wire.bind(("lo", IP))
         wire.settimeout(5)
         for tos in (184, 32):
-            with connect(daemon.address()) as client:
+            with connect(("127.0.0.1", port)) as client:
                 ping(client, b"mark me")
             while not (packet := wire.recv(2048)).endswith(b"mark me") or int.from_bytes(packet[20:22], "big") != port:
                 pass
 
             assert tos == packet[1]
-            daemon.reload(listener=door(tos=32))
+            daemon.reload(listener=door(tos=32, **keys))
