@@ -14,6 +14,7 @@ Theory of operation
 
 Known limits
     A reset may overtake bytes that the peer has not acknowledged; between two machines the last ones can be lost.
+    A rate costs fifty turns of the loop a second for each connection that it slows; some thousand are no trouble.
     Chance is drawn for each arrival, so that a network that cuts a stream differently leads to another run.
 """
 

@@ -40,6 +40,27 @@ def test_a_caller_is_whoever_the_kernel_says() -> None:
     assert (None, None) == (facts["peer_address"], facts["peer_port"])
 
 
+def test_faults_are_marked_in_every_record() -> None:
+    """A listener with faults says so of itself and of all its connections, in the smallest record too."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        for keys, expected in (({}, None), ({"delay": "1s"}, True)):
+            origin = Origin.of(Listener.model_validate({"faults": keys}), listening)
+            caller = Caller.of(3, origin, ("198.51.100.7", 4711))
+
+            assert [expected] * 3 == [facts["fault"] for facts in (origin.facts(), caller.facts(), caller.mark())]
+
+
+def test_ipv4_is_ipv4_through_whatever_socket() -> None:
+    """What the kernel writes within IPv6 is looked up and shown as IPv4."""
+    caller = Caller.of(3, TCP, ("::ffff:198.51.100.7", 4711))
+
+    assert ("198.51.100.7", "198.51.100.7", "ipv4") == (
+        caller.ip,
+        caller.facts()["client_address"],
+        caller.facts()["network"],
+    )
+
+
 def test_a_proxy_is_named_beside_its_client() -> None:
     """Who has said whose connection it is stays in the record."""
     facts = Caller(3, TCP, "203.0.113.9", 99, via=("198.51.100.7", 4711)).facts()

@@ -107,6 +107,22 @@ def test_events_tell_what_became_of_each_address(doors: Doors, monkeypatch: pyte
     assert "EADDRNOTAVAIL" == vars(said[1])["error"]
 
 
+def test_faults_are_warned_of_as_they_are_written(doors: Doors) -> None:
+    """The log has what is asked for at which address, when that is opened and whenever it is asked again."""
+    harmed = Listener.model_validate({"name": "harmed", "address": "127.0.0.1:0", "faults": {"delay": "1s"}})
+    said: list[Event] = []
+    doors.open([ONE, harmed])
+    doors.say_opened([ONE, harmed], said.append)
+    doors.say_faults([ONE, harmed], said.append)
+    port = doors.of([harmed])[0][1].getsockname()[1]
+
+    assert ["listener.opened"] * 2 + ["faults.enabled"] * 2 == [event.name for event in said]
+    assert [("harmed", port, True, ['delay = "1s"'])] * 2 == [
+        (vars(event)["listener"], vars(event)["port"], vars(event)["fault"], vars(event)["faults"])
+        for event in said[2:]
+    ]
+
+
 @pytest.fixture
 def passed() -> Iterator[socket.socket]:
     """Give a listening socket that came from somewhere else, blocking as systemd leaves it."""

@@ -71,6 +71,19 @@ def test_each_address_of_an_interface_answers_as_itself(start: Starter, network:
             daemon.reload(limits={"idle_timeout": "9m"})
 
 
+def test_datagrams_that_do_not_fit_the_cable_come_back_whole(start: Starter, network: Network) -> None:
+    """They travel in fragments, there and back, over both families; up to the largest that there are."""
+    with network.server():
+        start(listeners=[door("0.0.0.0:7007", name="v4"), door("[::]:7007", name="v6")])
+    for host, asked in ((CLIENT4, SERVER4[1]), (CLIENT6, SERVER6[1])):
+        with client(network, host) as peer:
+            for size in (0, 1472, 1473, 20_000, 65_507):
+                content = bytes(range(251)) * 261
+                peer.sendto(content[:size], (asked, 7007))
+                answer, source = peer.recvfrom(70_000)
+                assert (content[:size], asked) == (answer, source[0])
+
+
 def test_a_socket_for_both_families_answers_as_itself(start: Starter, network: Network) -> None:
     """Without `ipv6_only` one socket serves both, and IPv4 clients hear the address that they asked as well."""
     with network.server():
