@@ -83,25 +83,26 @@ def test_echo_services_do_not_answer_each_other(start: Starter) -> None:
 
 
 def test_a_loop_that_no_port_list_can_stop_is_held_to_the_rate(start: Starter) -> None:
-    """Two daemons on other ports do answer each other: at most so many a second, counted, and warned of once each."""
+    """Two daemons on other ports do answer each other, until the rate is used up: all counted, warned of once."""
     rate = 100
     first, second = (start(listeners=[door(udp={"rate": rate})], expect=["datagram.throttled"]) for _ in range(2))
     began = time.monotonic()
     with forged() as raw:
-        for _ in range(3 * rate):
+        for _ in range(2 * rate):
             raw.sendto(udp(first.address()[1], second.address()[1], b"ping"), second.address())
-    for daemon in (first, second):
-        daemon.wait_for("datagram.throttled")
-        daemon.wait_for("datagram.dropped")
+    # Each goes round until one of the two has no token left for it; which of them that is depends on who is quicker.
+    wait_until(
+        lambda: counted(first, "over_rate") + counted(second, "over_rate") == 2 * rate, 10, "the end of the loop"
+    )
     took = time.monotonic() - began
     used = sum(daemon.cpu() for daemon in (first, second))
-    time.sleep(2)  # what is watched is that nothing more happens than the rate allows
+    time.sleep(2)  # what is watched is that nothing more happens
     share = (sum(daemon.cpu() for daemon in (first, second)) - used) / 2
+    warnings = [len(daemon.records("datagram.throttled")) for daemon in (first, second)]
 
-    assert share < 0.3
-    assert took < 5
-    assert [1, 1] == [len(daemon.records("datagram.throttled")) for daemon in (first, second)]
-    assert counted(second, "over_rate") >= rate
+    assert share < 0.1
+    assert took < 8
+    assert warnings in ([1, 0], [0, 1], [1, 1])
 
 
 @contextlib.contextmanager
