@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.system.clients import KIB, Payload, connect, echo_once, ping, read_exactly, read_to_end
+from tests.system.clients import KIB, Load, Payload, connect, echo_once, ping, read_exactly, read_to_end
 from tests.system.daemon import wait_until
 from tests.system.test_tls import NAME, Identity
 
@@ -317,3 +317,22 @@ def answers(peer: socket.socket, silence: float) -> list[int]:
             found.append(int(peer.recv(10)))
     except TimeoutError:
         return found
+
+
+@pytest.mark.parametrize("poller", ["epoll", "poll", "select"])
+def test_many_are_slowed_and_all_is_whole(start: Starter, poller: str) -> None:
+    """A hundred clients at once, each delayed and slowed, get back every byte in order, and FIN."""
+    faults = {"delay": "20ms", "jitter": "20ms", "rate": "512KiB"}
+    daemon = start(
+        workers=2,
+        listeners=doors(**faults),
+        daemon={"poller": poller},
+        limits={"buffer": "16KiB"},
+        expect=LOUD,
+    )
+    with Load.open(daemon.address(), 100, 128 * KIB, 7) as load:
+        assert load.run(60), load.report()
+        assert load.report()["complete"] == 100, load.report()
+    daemon.wait_for("connection.closed", {"echod.close.reason": "peer_closed"}, count=100)
+
+    assert {128 * KIB} == {record["echod.io.transmit"] for record in daemon.records("connection.closed")}
