@@ -210,6 +210,19 @@ def test_the_classic_service(old: Service) -> None:
     assert {"service.started", "reload.completed", "connection.closed", "service.stopped"} <= set(logged(old))
 
 
+def test_a_classic_supervisor_that_is_killed_is_back(old: Service) -> None:
+    """The pid file that it left behind hinders nobody: systemd starts another one, and it serves."""
+    old.start()
+    before = [old.main_pid(), *old.workers()]
+    old.kill("KILL", before[0])
+    wait_until(lambda: old.main_pid() not in (0, before[0]), 10, "the new supervisor")
+    old.machine.wait_for(old.unit, ActiveState="active", NRestarts="1")
+    old.echo()
+
+    assert [] == [pid for pid in before if old.process(pid, "").exists()]
+    assert f"{old.main_pid()}\n" == old.machine.path("/run/echod/echod.pid").read_text()
+
+
 def test_a_bad_configuration_fails_the_classic_start(old: Service) -> None:
     """The starter tells systemd why, and there is one try."""
     old.configure(f'[log]\nfile = "{LOG}"\nlevel = "loud"\n')
