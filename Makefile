@@ -9,7 +9,8 @@ STAMP := $(VENV)/.installed
 MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, \
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
 FUZZ ?= 60
-PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl socat strace util-linux
+PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl prometheus socat \
+	strace util-linux
 PYTEST := $(BIN)/python -X dev -m pytest
 
 # Where `make install` puts things, by GNU's conventions: DESTDIR goes before every path, and into no file.

@@ -11,9 +11,10 @@ Rooms, each of which may import only from those before it:
 
     errors events    kinds of failure with their exit codes; the catalogue of facts that echod reports
     config/          what the operator asked for: models, loading, dumping, plan; unit and manual ship
-    core/            decides, pure: lifecycle, connection, proxy, tls, datagrams, injection, access, …
-    net/             acts, sockets only: poller, reactor, sockets, stream, proxied, secured, datagram, listener
-    observe/         what others see: sink, log, journal, scoreboard, addresses (beside net/, neither imports the other)
+    core/            decides, pure: lifecycle, connection, proxy, tls, exchange, datagrams, injection, access, …
+    net/             acts, sockets only: poller, reactor, sockets, stream, proxied, secured, datagram, listener, admin
+    observe/         what others see: sink, log, journal, scoreboard, addresses, tally, metrics, pages (beside net/,
+                     neither imports the other)
     process/         lives: supervisor, worker and all that a daemon owes to the system
     cli              arguments to a command, outcome to an exit code
 

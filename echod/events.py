@@ -40,6 +40,7 @@ class CloseReason(StrEnum):
     DRAIN_TIMEOUT = "drain_timeout"
     STOPPED = "stopped"
     SUPERVISOR_LOST = "supervisor_lost"
+    WORKER_LOST = "worker_lost"
     READ_FAILED = "read_failed"
     WRITE_FAILED = "write_failed"
     FAULT_CLOSE = "fault_close"
@@ -334,7 +335,7 @@ class WorkerExited(Event):
 
 @dataclass(frozen=True)
 class WorkerDied(Event):
-    """A worker ended although nobody asked it to; its connections are lost."""
+    """A worker ended although nobody asked it to; its connections are lost, these bytes of theirs were counted."""
 
     name = "worker.died"
     level = Level.ERROR
@@ -344,6 +345,8 @@ class WorkerDied(Event):
     signal: str | None = key("echod.signal")
     silent: bool | None = key("echod.worker.silent")
     lost: int | None = key("echod.connections.lost")
+    received: int | None = key("echod.io.receive")
+    echoed: int | None = key("echod.io.transmit")
 
 
 @dataclass(frozen=True)
@@ -488,6 +491,23 @@ class DatagramThrottled(ListenerEvent):
     name = "datagram.throttled"
     level = Level.WARNING
     config_key: str | None = key("echod.config.key")
+
+
+# -- those who look after it ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AdminAnswered(Event):
+    """A connection to the admin listener has ended; without a status, before there was anything to answer."""
+
+    name = "admin.answered"
+    level = Level.DEBUG
+    client_address: str | None = key("client.address")
+    client_port: int | None = key("client.port")
+    method: str | None = key("http.request.method")
+    path: str | None = key("url.path")
+    status: int | None = key("http.response.status_code")
+    error: str | None = key("error.type")
 
 
 # -- the log itself, and what should never happen ---------------------------------------------------------------------

@@ -76,7 +76,16 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
         '[[listener]]\nkind = "unix"\naddress = "@x"\nallow = ["10.0.0.0/8"]\n',
         ':4: listener[0].allow: is for kind = "tcp" or "udp" only',
     ),
-    "future table": ('[admin]\naddress = "localhost:10001"\n', ":1: admin: unknown table"),
+    "future table": ('[audit]\naddress = "localhost:10001"\n', ":1: audit: unknown table"),
+    "address of the admin listener": ('[admin]\naddress = "10001"\n', ":2: admin.address: has no port"),
+    "admin listener on the echo port": (
+        '[admin]\naddress = "localhost:10000"\n',
+        ':1: admin: localhost:10000 is the address of listener "echo" already',
+    ),
+    "name of the admin listener": (
+        '[[listener]]\nname = "admin"\n',
+        ':2: listener[0].name: "admin" is the name of the listener of [admin]',
+    ),
     "TLS without a certificate": (
         "[[listener]]\n[listener.tls]\nenabled = true\n",
         ":2: listener[0].tls.certificate: must name a file where enabled = true",

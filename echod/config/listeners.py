@@ -25,6 +25,9 @@ from echod.config.wording import quoted
 LONGEST_INTERFACE = 15  # IFNAMSIZ of netdevice(7) holds 16, and the last must be NUL
 HIGHEST_PRECEDENCE = 255
 
+ADMIN = "admin"
+"""What the log calls the listener that `[admin]` stands for."""
+
 KINDS = {
     **dict.fromkeys(("allow", "deny", "ipv6_only", "interface", "tos", "free_bind"), ("tcp", "udp")),
     **dict.fromkeys(("accept_rate", "backlog", "proxy_protocol", "tls"), ("tcp", "unix")),
@@ -195,9 +198,13 @@ def apart(listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
     """Return `listeners`; raise ValidationError for all that cannot stand beside each other."""
     if not listeners:
         raise rule("must hold at least one listener")
-    clashes: dict[tuple[int, str], str] = {}
+    clashes: dict[tuple[int, str], str] = {
+        (index, "name"): f'"{ADMIN}" is the name of the listener of [admin]'
+        for index, listener in enumerate(listeners)
+        if listener.name == ADMIN
+    }
     for (_, first), (index, second) in combinations(enumerate(listeners), 2):
-        for key, sentence in _clashes(first, second):
+        for key, sentence in clashes_between(first, second):
             clashes.setdefault((index, key), sentence)
     if clashes:
         faults = [InitErrorDetails(type=rule(text), loc=loc, input=None) for loc, text in clashes.items()]
@@ -205,7 +212,7 @@ def apart(listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
     return listeners
 
 
-def _clashes(first: Listener, second: Listener) -> Iterator[tuple[str, str]]:
+def clashes_between(first: Listener, second: Listener) -> Iterator[tuple[str, str]]:
     """Say (key, sentence) for whatever the second of two listeners cannot share with the first."""
     if first.name == second.name:
         yield "name", f'"{second.name}" is the name of another listener already'

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, WrapValidator, field_validator
 
 from echod import events
+from echod.config.admin import Admin
 from echod.config.fields import RESTART, Networks, OptionalPath, Table, Text, at_most, rule
-from echod.config.listeners import Listener, apart
+from echod.config.listeners import Listener, apart, clashes_between
 from echod.config.quantities import KIB, MIB, Duration, Size, within
 from echod.config.wording import LONGEST, quoted
 
@@ -153,3 +154,18 @@ class Config(Table):
         json_schema_extra={"minItems": 1, "maxItems": MOST_LISTENERS},
         description="An address on which echod answers; repeat the table for more.",
     )
+    admin: Admin = Field(default=Admin(), description="Metrics and health, over HTTP.")
+
+    @field_validator("admin")
+    @classmethod
+    def _stands_apart(cls, admin: Admin, info: Any) -> Admin:
+        for own in admin.listeners:
+            for other in info.data.get("listener", ()):
+                for _, sentence in clashes_between(other, own):
+                    raise rule(sentence)
+        return admin
+
+    @property
+    def doors(self) -> tuple[Listener, ...]:
+        """All listeners, that of `[admin]` too."""
+        return self.listener + self.admin.listeners

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from echod.config.fields import RESTART, Table
-from echod.config.listeners import Listener
+from echod.config.listeners import ADMIN, Listener
 from echod.config.models import Config
 from echod.config.wording import quoted
 from echod.errors import ConfigError
@@ -32,17 +32,17 @@ def identity(listener: Listener, inherited: Collection[str]) -> Identity:
     """Return what makes it the same listener over a reload.
 
     That is its address, and its name where the kernel picks the port; or its name alone when the sockets of this name
-    are inherited, whatever the file says of their address.
+    are inherited, whatever the file says of their address. A socket for echo never becomes one of `[admin]`.
     """
     if listener.name in inherited:
         return (listener.kind, "", listener.name)
-    return (listener.kind, listener.address, listener.name if listener.ephemeral else "")
+    return (listener.kind, listener.address, listener.name if listener.ephemeral or listener.name == ADMIN else "")
 
 
 def plan(old: Config, new: Config, inherited: Collection[str]) -> Plan:
     """Compare two configurations; raise ConfigError naming each changed key that needs a restart."""
-    before = {identity(listener, inherited): listener for listener in old.listener}
-    after = {identity(listener, inherited): listener for listener in new.listener}
+    before = {identity(listener, inherited): listener for listener in old.doors}
+    after = {identity(listener, inherited): listener for listener in new.doors}
     changes = _restarts(old, new)
     for index, (same, listener) in enumerate(after.items()):
         if same in before:
@@ -58,7 +58,7 @@ def plan(old: Config, new: Config, inherited: Collection[str]) -> Plan:
 
 def claim(config: Config, inherited: Collection[str]) -> None:
     """Raise ConfigError for each name of inherited sockets that no listener has: nobody would answer there."""
-    names = [listener.name for listener in config.listener]
+    names = [listener.name for listener in config.doors]
     there = ", ".join(map(quoted, names))
     unclaimed = [name for name in inherited if name not in names]
     if unclaimed:
@@ -77,7 +77,7 @@ def fit(config: Config, descriptors: int, capacity: int | None) -> tuple[Config,
     A number from the file that does not fit is a ConfigError; the built-in one shrinks, which an event tells. Sockets
     count twice: a worker that is sent an assignment holds, for a moment, those that it has and those that it is sent.
     """
-    reserved = RESERVED + 2 * sum(1 if listener.literal else ADDRESSES for listener in config.listener)
+    reserved = RESERVED + 2 * sum(1 if listener.literal else ADDRESSES for listener in config.doors)
     wanted = config.limits.max_connections
     bound, cause, remedy = (
         descriptors,

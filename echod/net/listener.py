@@ -194,7 +194,7 @@ class Listener(Handler):
     def _refuse(self, sock: socket.socket, peer: Address, reason: RefuseReason) -> None:
         # No lingering here: under a flood that would let the refused ones use up what the limit protects.
         sock.close()
-        caller = Caller.of(self._setting.gate.refuse(), self.origin, peer)
+        caller = Caller.of(self._setting.gate.refuse(reason), self.origin, peer)
         self._setting.emit(ConnectionRefused(**caller.facts(), reason=reason))
 
     def _pause(self, error: OSError, now: float) -> None:

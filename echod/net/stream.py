@@ -56,7 +56,7 @@ class Gate(Protocol):
         """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
         ...
 
-    def refuse(self) -> int:
+    def refuse(self, reason: RefuseReason) -> int:
         """Count one connection that was turned away and return an id for it."""
         ...
 
@@ -78,7 +78,15 @@ class Gate(Protocol):
 
 
 class Tally(Protocol):
-    """Counts datagrams for the whole daemon."""
+    """Counts what goes on, for the whole daemon."""
+
+    def moved(self, received: int, echoed: int) -> None:
+        """Count bytes that a connection has taken and given since it last said so."""
+        ...
+
+    def closed(self, connection: Connection) -> None:
+        """Count one that has ended."""
+        ...
 
     def echoed(self, count: int) -> None:
         """Count one that was sent back, of `count` bytes."""
@@ -114,7 +122,7 @@ class Setting:
 class Stream(Handler):
     """One accepted socket."""
 
-    __slots__ = ("_error", "_setting", "caller", "connection", "socket")
+    __slots__ = ("_error", "_setting", "_told", "caller", "connection", "socket")
 
     def __init__(self, sock: socket.socket, caller: Caller, setting: Setting, connection: Connection) -> None:
         super().__init__(sock.fileno())
@@ -123,6 +131,7 @@ class Stream(Handler):
         self.connection = connection
         self.deadline = self.connection.deadline
         self._error: str | None = None
+        self._told = (0, 0)
         self._setting = setting
         self._say_opened()
 
@@ -204,6 +213,16 @@ class Stream(Handler):
             self.socket.close()
         self._setting.gate.leave(self.caller.key)
         self._say_closed()
+        self.account()
+        self._setting.tally.closed(connection)
+
+    def account(self) -> None:
+        """Have the bytes counted that have moved since the last time: at the end, and now and then before."""
+        connection = self.connection
+        received, echoed = self._told
+        if connection.received != received or connection.echoed != echoed:
+            self._told = (connection.received, connection.echoed)
+            self._setting.tally.moved(connection.received - received, connection.echoed - echoed)
 
     def _say_opened(self) -> None:
         self._setting.emit(ConnectionOpened(**self.caller.facts()))

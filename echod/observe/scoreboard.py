@@ -5,6 +5,8 @@ Rules
     writer, its process, or the supervisor once that is dead; all may read. No locks, since a worker may be stopped
     or killed at any moment.
     Rows outlive workers: what is counted up never goes back, so that ids and sums stay true.
+    What a connection was is counted as closed once its record was handed to the log (`tally`): what a killed worker had
+    not come to say is lost, and the books of its row are closed with that.
     `max_connections` holds for the whole daemon. Far from the limit a worker counts itself in and looks whether the sum
     still fits; near it, that decision is made under a lock, so that the last place is given, and given once.
     The lock is a record lock on a memfd (fcntl(2)): the kernel drops it when its holder dies. It is only ever tried,
@@ -19,15 +21,16 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
 from echod.core import admission
-from echod.events import DropReason, RefuseReason
+from echod.events import CloseReason, DropReason, RefuseReason
 from echod.observe.addresses import AddressTable
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable
 
 ROWS = 256
 """The supervisor has row 0; of 128 workers, retiring ones among them, each has one, and a connection's id needs eight
@@ -45,8 +48,16 @@ class Column(IntEnum):
     """Connections ever opened."""
     REFUSED = auto()
     """Connections ever turned away."""
-    LOST = auto()
-    """Connections that ended with the death of their worker."""
+    RECEIVED = auto()
+    """Bytes that came in, those of open connections up to the last ping."""
+    ECHOED = auto()
+    """Bytes that went back, likewise."""
+    RECORDED_RECEIVED = auto()
+    """Those of the bytes that came in which a record has said: of connections that were closed, or lost."""
+    RECORDED_ECHOED = auto()
+    """The same of those that went back."""
+    DISCARDED = auto()
+    """Bytes that were read and thrown away by connections that were ending."""
     CUT = auto()
     """Connections that a stop has reset."""
     LOG_DROPPED = auto()
@@ -55,11 +66,68 @@ class Column(IntEnum):
     """Datagrams ever answered."""
     DATAGRAM_BYTES = auto()
     """Their bytes, the same out as in."""
-    DROPPED = auto()
-    """Datagrams ever dropped, a column for each reason in the order of DropReason: this is the first."""
+    PID = auto()
+    """The process that has the row; 0 when none does."""
+    READY = auto()
+    """1 while the daemon serves and does not stop; this and those below stand in the supervisor's row only."""
+    LIMIT = auto()
+    """Connections that may be open."""
+    WORKERS = auto()
+    """Workers that the configuration asks for."""
+    DIED = auto()
+    """Workers that ended although nobody had asked them to."""
+    RELOADED = auto()
+    """1 unless the last reload was refused."""
+    RELOADED_AT = auto()
+    """When the configuration came into force, in seconds of the wall clock."""
 
 
-COLUMNS = len(Column) - 1 + len(DropReason)
+@dataclass(frozen=True)
+class Histogram:
+    """Columns that say how often something took how long: the sum in microseconds, then a count for each bucket."""
+
+    first: int
+    bounds: tuple[float, ...]
+    """The upper bound of each bucket in seconds; what is above all of them has one more."""
+
+    @property
+    def end(self) -> int:
+        """The first column after those of the histogram."""
+        return self.first + len(self.bounds) + 2
+
+
+def _each(first: int, reasons: Iterable[str]) -> dict[str, int]:
+    return {reason: first + number for number, reason in enumerate(reasons)}
+
+
+REFUSED = _each(len(Column), RefuseReason)
+"""Where connections that were turned away are counted by reason."""
+
+CLOSED = _each(len(Column) + len(REFUSED), CloseReason)
+"""Where connections that have ended are counted by reason."""
+
+DROPPED = _each(len(Column) + len(REFUSED) + len(CLOSED), DropReason)
+"""Where datagrams that were not answered are counted by reason."""
+
+DURATIONS = Histogram(
+    len(Column) + len(REFUSED) + len(CLOSED) + len(DROPPED),
+    (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 600, 3600, 14400, 86400),
+)
+"""How long connections lived."""
+
+STALLS = Histogram(DURATIONS.end, (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10))
+"""How long a turn of the loop kept all connections waiting."""
+
+COLUMNS = STALLS.end
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What a dead worker took with it: connections, and the bytes of theirs that were counted."""
+
+    connections: int
+    received: int
+    echoed: int
 
 
 class Scoreboard:
@@ -90,13 +158,19 @@ class Scoreboard:
         """Return the row of slot `number`."""
         return Row(self, number)
 
-    def settle(self, number: int) -> int:
-        """Close the books of a dead worker: what it had open is lost. Return how many connections that were."""
+    def settle(self, number: int) -> Lost:
+        """Close the books of a dead worker: what it had open, or had not said to be closed, is lost."""
         row = self.row(number)
-        lost = row[Column.ACTIVE]
-        row[Column.ACTIVE] = 0
-        row[Column.LOST] += lost
-        row[Column.ACCEPTING] = 0
+        open_still = row[Column.ACCEPTED] - sum(row[column] for column in CLOSED.values())
+        lost = Lost(
+            open_still,
+            row[Column.RECEIVED] - row[Column.RECORDED_RECEIVED],
+            row[Column.ECHOED] - row[Column.RECORDED_ECHOED],
+        )
+        row[CLOSED[CloseReason.WORKER_LOST]] += lost.connections
+        row[Column.RECORDED_RECEIVED] = row[Column.RECEIVED]
+        row[Column.RECORDED_ECHOED] = row[Column.ECHOED]
+        row[Column.ACTIVE] = row[Column.ACCEPTING] = row[Column.PID] = 0
         self.addresses.clear(number)
         return lost
 
@@ -172,10 +246,11 @@ class Gate:
         table.leave(row, key)
         return False
 
-    def refuse(self) -> int:
+    def refuse(self, reason: RefuseReason) -> int:
         """Count one connection that was turned away and return an id for it."""
         row = self._row
         row[Column.REFUSED] += 1
+        row[REFUSED[reason]] += 1
         return self._number(row[Column.ACCEPTED] + row[Column.REFUSED])
 
     def leave(self, key: int) -> None:
@@ -194,20 +269,3 @@ class Gate:
 
     def _number(self, serial: int) -> int:
         return serial * ROWS + self._row.number  # unique over all workers, and over the workers of a slot
-
-
-class Tally:
-    """Counts the datagrams of one worker."""
-
-    def __init__(self, row: Row) -> None:
-        self._row = row
-        self._columns = {reason: Column.DROPPED + number for number, reason in enumerate(DropReason)}
-
-    def echoed(self, count: int) -> None:
-        """Count one that was sent back, of `count` bytes."""
-        self._row[Column.DATAGRAMS] += 1
-        self._row[Column.DATAGRAM_BYTES] += count
-
-    def dropped(self, reason: DropReason) -> None:
-        """Count one that was not."""
-        self._row[self._columns[reason]] += 1

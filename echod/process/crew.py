@@ -21,6 +21,7 @@ from echod.core.backoff import FIRST, Backoff
 from echod.events import WorkerDied, WorkerExited, WorkerRefused, WorkerStarted, WorkerThrottled
 from echod.net.reactor import Timer
 from echod.net.sockets import error_name
+from echod.observe.scoreboard import Column
 from echod.process import channel as messages
 from echod.process import signals
 from echod.process.hand import Hand
@@ -247,6 +248,7 @@ class Crew:
         if status == 0:  # it was asked to leave, perhaps recalled too late
             self._emit(WorkerExited(slot=hand.row.number, pid=hand.pid))
         else:
+            self._board.row(0)[Column.DIED] += 1
             self._emit(
                 WorkerDied(
                     slot=hand.row.number,
@@ -254,7 +256,9 @@ class Crew:
                     status=status if status >= 0 else None,
                     signal=signals.name(-status) if status < 0 else None,
                     silent=hand.silent or None,
-                    lost=lost,
+                    lost=lost.connections,
+                    received=lost.received,
+                    echoed=lost.echoed,
                 )
             )
         for slot in self._slots:

@@ -56,7 +56,7 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
         undo.callback(_leave, held, directory)  # after the doors: whoever takes the lock finds the addresses free
         doors = Doors(passed)
         undo.callback(doors.close_all)
-        doors.open(now.config.listener)
+        doors.open(now.config.doors)
         descriptor = settings.open_log(now)
         board = Scoreboard()
         log = Log(now.config.log, descriptor, board.row(0))

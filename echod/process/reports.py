@@ -1,12 +1,14 @@
-"""What the supervisor tells about the daemon: its first words, the snapshot, and the document of the state file.
+"""What the supervisor tells about the daemon: its first words, snapshot and state file, and its row of the scoreboard.
 
-Rule: pure of effects. It reads what it is given and returns what is to be said; the supervisor says it.
+Rule: pure of effects, but for that row. It reads what it is given and returns what is to be said; the supervisor says
+it.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -85,7 +87,7 @@ def state(
         "version": echod.__version__,
         "state": phase.value,
         "generation": generation,
-        "listeners": estate.doors.state(estate.settings.config.listener),
+        "listeners": estate.doors.state(estate.settings.config.doors),
         "workers": members,
         "reload": reload.state(report),
         "connections": {
@@ -95,6 +97,19 @@ def state(
         },
         "log": {"dropped": board.total(Column.LOG_DROPPED)},
     }
+
+
+def post(estate: Estate, phase: Phase, report: reload.Report | None) -> None:
+    """Write what metrics and health say of the daemon as such into the supervisor's row."""
+    row, config = estate.board.row(0), estate.settings.config
+    row[Column.PID] = os.getpid()
+    row[Column.READY] = phase in {Phase.READY, Phase.RELOADING}
+    row[Column.LIMIT] = config.limits.max_connections
+    row[Column.WORKERS] = config.daemon.worker_count
+    if phase is Phase.READY:
+        row[Column.RELOADED] = report is None or bool(report.ok)
+        if row[Column.RELOADED]:
+            row[Column.RELOADED_AT] = round(time.time())
 
 
 def summary(estate: Estate, generation: int, report: reload.Report | None) -> str:

@@ -26,7 +26,7 @@ from echod import events
 from echod.errors import EchodError, StartError
 from echod.net.poller import POLLERS
 from echod.net.reactor import Reactor, Timer
-from echod.observe.scoreboard import Column
+from echod.observe.scoreboard import CLOSED, Column
 from echod.process import certificates, reload, reports, settings, signals, state, worker
 from echod.process import channel as messages
 from echod.process.crew import Assignment, Crew
@@ -47,6 +47,10 @@ AT_ONCE = 0.8
 
 EXTENSION = 15.0
 """Seconds of patience that a stopping daemon asks of the service manager, three times before they are over."""
+
+
+LOST = CLOSED[events.CloseReason.WORKER_LOST]
+"""Where the connections of dead workers are counted."""
 
 
 class Supervisor:
@@ -153,12 +157,13 @@ class Supervisor:
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
+        reports.post(self._estate, phase, self._report)
         self._tell_manager()  # this first: who waits for the state finds the unit in that state too
         self._write_state()
 
     def _assign(self, memfd: int, now: float) -> None:
         config = self._estate.settings.config
-        sockets = self._estate.doors.of(config.listener)
+        sockets = self._estate.doors.of(config.doors)
         self._crew.assign(Assignment(self._generation, config.daemon.worker_count, memfd, sockets), now)
 
     def _live(self, channel: Channel, row: Row) -> NoReturn:
@@ -232,7 +237,7 @@ class Supervisor:
         if self._phase is Phase.STOPPING:
             return
         self._stopping_since = now
-        self._lost_before = self._estate.board.total(Column.LOST)
+        self._lost_before = self._estate.board.total(LOST)
         if self._report and self._report.finished is None:
             self._report.end(StartError.exit_code, ["the daemon is stopping"])
         self._enter(Phase.STOPPING)
@@ -247,8 +252,9 @@ class Supervisor:
 
     def _finish(self, now: float) -> None:
         self._close_doors()
+        self._estate.doors.say_closed(self._estate.settings.config.admin.listeners, self._emit)
         board = self._estate.board
-        cut = board.total(Column.CUT) + board.total(Column.LOST) - self._lost_before
+        cut = board.total(Column.CUT) + board.total(LOST) - self._lost_before
         self._emit(events.ServiceStopped(duration=round(now - self._stopping_since, 6), cut=cut))
         self._done = True
 
@@ -257,7 +263,7 @@ class Supervisor:
     def _say_started(self) -> None:
         for event in reports.started(self._estate):
             self._emit(event)
-        self._estate.doors.say_opened(self._estate.settings.config.listener, self._emit)
+        self._estate.doors.say_opened(self._estate.settings.config.doors, self._emit)
         certificates.say_loaded(self._estate.settings.certificates, self._emit)
 
     def _say_ready(self, now: float) -> None:

@@ -15,25 +15,31 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
+from echod.config.listeners import ADMIN
 from echod.core.access import Networks
 from echod.events import CloseReason, ServiceFailed
+from echod.net.admin import AdminListener, AdminStream
 from echod.net.datagram import Datagrams
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
 from echod.net.stream import RECEIVE, Setting, Stream
-from echod.observe.scoreboard import Column, Gate, Tally
+from echod.observe.pages import Pages
+from echod.observe.scoreboard import Column, Gate
+from echod.observe.tally import Tally
 from echod.process import certificates, descriptors, privileges, signals
 from echod.process import channel as messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from echod.config import listeners as models
     from echod.config.models import Config
     from echod.observe.log import Log
     from echod.observe.scoreboard import Row
@@ -56,6 +62,7 @@ def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None
     try:
         signals.become_worker()
         log.move_to(row)
+        row[Column.PID] = os.getpid()
         descriptors.close_all_but({0, 1, 2, channel.fileno(), log.sink.fd, row.board.lock})
         if who:
             privileges.become(who)
@@ -71,12 +78,26 @@ def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None
 class Worker(Handler):
     """The end of the channel that obeys."""
 
-    __slots__ = ("_channel", "_leaving", "_listeners", "_log", "_reactor", "_row", "_setting", "_spare", "_unsaid")
+    __slots__ = (
+        "_channel",
+        "_leaving",
+        "_listeners",
+        "_log",
+        "_pages",
+        "_reactor",
+        "_row",
+        "_setting",
+        "_spare",
+        "_tally",
+        "_unsaid",
+    )
 
     def __init__(self, channel: Channel, row: Row, log: Log, poller: str) -> None:
         super().__init__(channel.fileno())
         self._channel = channel
         self._row = row
+        self._tally = Tally(row)
+        self._pages = Pages(row.board)
         self._log = log
         self._reactor = Reactor(POLLERS[poller](), log.crashed)
         self._listeners: dict[tuple[int, int], Listener | Datagrams] = {}
@@ -92,6 +113,8 @@ class Worker(Handler):
         while True:
             reactor.turn(LOG_INTERVAL if self._log.sink.pending else inf)
             self._log.flush()
+            self._tally.post()
+            self._tally.turned(time.monotonic() - reactor.now)
             if self._leaving and not self._row[Column.ACTIVE]:
                 return
 
@@ -133,6 +156,8 @@ class Worker(Handler):
                 self._log.sink.replace(received.descriptors[0])
             case messages.Ping():
                 self._say(messages.Pong())
+                for stream in self._streams():
+                    stream.account()
                 # EPOLLEXCLUSIVE may have woken a sibling that is stopped: its client must not wait for its end.
                 for listener in self._listeners.values():
                     self._reactor.renew(listener)
@@ -149,7 +174,7 @@ class Worker(Handler):
         self._log.configure(config.log)
         setting = self._settle(config)
         setting.contexts = contexts
-        named = {listener.name: listener for listener in config.listener}
+        named = {listener.name: listener for listener in config.doors}
         listed = {}
         for name, fd in zip(assignment.listeners, received[1:], strict=True):
             sock = socket.socket(fileno=fd)
@@ -163,8 +188,7 @@ class Worker(Handler):
                 self._listeners[identity].configure(named[name])
                 sock.close()
             else:
-                kind = Datagrams if sock.type == socket.SOCK_DGRAM else Listener
-                self._listeners[identity] = kind(named[name], sock, self._reactor, setting)
+                self._listeners[identity] = self._listener(named[name], sock, setting)
                 self._reactor.adopt(self._listeners[identity])
         # A worker without listeners retires: it leaves with its last connection, unless it is recalled before.
         self._row[Column.ACCEPTING] = bool(listed)
@@ -181,14 +205,28 @@ class Worker(Handler):
         self._shut_doors()  # the sockets live on in the supervisor
         self._say(messages.Missed())
 
+    def _listener(self, config: models.Listener, sock: socket.socket, setting: Setting) -> Listener | Datagrams:
+        if config.name == ADMIN:
+            return AdminListener(config, sock, self._reactor, setting, self._pages)
+        kind = Datagrams if sock.type == socket.SOCK_DGRAM else Listener
+        return kind(config, sock, self._reactor, setting)
+
     def _settle(self, config: Config) -> Setting:
         limits, workers, quiet = config.limits, config.daemon.worker_count, Networks(config.log.quiet)
         if self._setting is None:
             gate = Gate(self._row, limits.max_connections, limits.max_connections_per_address)
             buffer = memoryview(bytearray(RECEIVE))
-            tally = Tally(self._row)
             self._setting = Setting(
-                limits, buffer, gate, self._log.emit, self._log.verbose, workers, tally, frozenset(), quiet, {}
+                limits,
+                buffer,
+                gate,
+                self._log.emit,
+                self._log.verbose,
+                workers,
+                self._tally,
+                frozenset(),
+                quiet,
+                {},
             )
             return self._setting
         setting = self._setting
@@ -203,9 +241,10 @@ class Worker(Handler):
     def _drain(self, timeout: float, now: float) -> None:
         self._leaving = CloseReason.DRAIN_TIMEOUT
         self.deadline = now + timeout if timeout else inf
-        for listener in self._listeners.values():
-            self._release(listener, now)
-        self._shut_doors()
+        self._row[Column.ACCEPTING] = 0
+        for identity, listener in list(self._listeners.items()):
+            if not isinstance(listener, AdminListener):  # which says to the end that echod is not ready
+                self._release(self._listeners.pop(identity), now)
         self._say(messages.Released())
         for stream in self._streams():
             stream.drain(now)
@@ -239,7 +278,9 @@ class Worker(Handler):
         self._reactor.touch(listener)
 
     def _streams(self) -> Iterable[Stream]:
-        return (handler for handler in self._reactor.handlers if isinstance(handler, Stream) and not handler.done)
+        """Return the open connections of echo."""
+        streams = (handler for handler in self._reactor.handlers if isinstance(handler, Stream) and not handler.done)
+        return (stream for stream in streams if not isinstance(stream, AdminStream))
 
     def _say(self, message: messages.Message) -> None:
         self._unsaid.append(message)

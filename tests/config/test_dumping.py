@@ -123,7 +123,7 @@ def test_the_reference_file_with_every_key_live_means_the_same() -> None:
     live = tomllib.loads(re.sub(r"(?m)^#(?! )", "", defaults_toml()))
 
     assert dump(Config()) == live
-    assert {"daemon": {}, "log": {}, "limits": {}} == tomllib.loads(defaults_toml())
+    assert {"daemon": {}, "log": {}, "limits": {}, "admin": {}} == tomllib.loads(defaults_toml())
 
 
 def test_the_reference_file_describes_each_key_and_marks_restarts() -> None:

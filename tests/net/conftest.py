@@ -56,6 +56,7 @@ class DoorKeeper:
         self.limit = 1_000_000
         self.per_address = 0
         self.full: set[int] = set()
+        self.turned_away: list[RefuseReason] = []
         self.serial = 0
         self.inside = 0
         self.opened = 0
@@ -72,10 +73,12 @@ class DoorKeeper:
         if self.inside >= self.limit:
             return RefuseReason.OVER_LIMIT
         self.inside += 1
-        return self.refuse()
+        self.serial += 1
+        return self.serial
 
-    def refuse(self) -> int:
-        """Return the next number."""
+    def refuse(self, reason: RefuseReason) -> int:
+        """Return the next number, and note why."""
+        self.turned_away.append(reason)
         self.serial += 1
         return self.serial
 
@@ -97,11 +100,21 @@ class DoorKeeper:
 
 
 class Counter:
-    """Counts datagrams, and those that were dropped by reason."""
+    """Counts bytes, ends and datagrams, and those that were dropped by reason."""
 
     def __init__(self) -> None:
+        self.bytes: list[tuple[int, int]] = []
+        self.ended: list[Connection] = []
         self.sent: list[int] = []
         self.lost: list[DropReason] = []
+
+    def moved(self, received: int, echoed: int) -> None:
+        """Note bytes that were not counted before."""
+        self.bytes.append((received, echoed))
+
+    def closed(self, connection: Connection) -> None:
+        """Note one that has ended."""
+        self.ended.append(connection)
 
     def echoed(self, count: int) -> None:
         """Note the size of one that was sent back."""

@@ -11,8 +11,21 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from echod.events import RefuseReason
-from echod.observe.scoreboard import ROWS, Column, Gate, Row, Scoreboard
+from echod.events import CloseReason, RefuseReason
+from echod.observe.scoreboard import (
+    CLOSED,
+    COLUMNS,
+    DROPPED,
+    DURATIONS,
+    REFUSED,
+    ROWS,
+    STALLS,
+    Column,
+    Gate,
+    Lost,
+    Row,
+    Scoreboard,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,17 +158,37 @@ def test_memory_is_shared(board: Scoreboard, stack: ExitStack) -> None:
 
 
 def test_settle(board: Scoreboard) -> None:
-    """A dead worker's open connections are lost; what it had counted up stays; its row says that nobody is there."""
+    """What a dead worker had not said to be closed is lost, once; what it had counted up stays; nobody is there."""
     first, second = active(board, 3, 4)
     first[Column.ACCEPTED] = 10
-    first[Column.REFUSED] = 2
-    first[Column.LOST] = 1
+    first[CLOSED[CloseReason.PEER_CLOSED]] = 5
+    first[CLOSED[CloseReason.WORKER_LOST]] = 1
+    first[Column.RECEIVED], first[Column.ECHOED] = 100, 90
+    first[Column.RECORDED_RECEIVED], first[Column.RECORDED_ECHOED] = 70, 65
+    first[Column.PID] = 7
+    before = {column: first[column] for column in range(COLUMNS)}
     lost = board.settle(first.number)
+    changed = {column: first[column] for column in range(COLUMNS) if first[column] != before[column]}
 
-    assert (3, 4) == (lost, board.total(Column.ACTIVE))
-    assert [0, 0, 10, 2, 4, 0, 0, 0, 0, 0] == [first[column] for column in Column]
+    assert (Lost(4, 30, 25), 4) == (lost, board.total(Column.ACTIVE))
+    assert changed == {
+        Column.ACCEPTING: 0,
+        Column.ACTIVE: 0,
+        Column.PID: 0,
+        Column.RECORDED_RECEIVED: 100,
+        Column.RECORDED_ECHOED: 90,
+        CLOSED[CloseReason.WORKER_LOST]: 5,
+    }
     assert 4 == second[Column.ACTIVE]
-    assert 0 == board.settle(first.number)
+    assert Lost(0, 0, 0) == board.settle(first.number)
+
+
+def test_no_two_numbers_share_a_column() -> None:
+    """Every number has a column of its own, and no column is without one."""
+    histograms = [column for kind in (DURATIONS, STALLS) for column in range(kind.first, kind.end)]
+    columns = [*Column, *REFUSED.values(), *CLOSED.values(), *DROPPED.values(), *histograms]
+
+    assert list(range(COLUMNS)) == sorted(columns)
 
 
 # -- the gate ---------------------------------------------------------------------------------------------------------
@@ -191,9 +224,10 @@ def test_refused_are_counted_apart(board: Scoreboard) -> None:
     """Who is turned away has an id too, and is in no other count."""
     [row] = active(board, 0)
     gate = Gate(row, 1)
-    gate.refuse()
+    gate.refuse(RefuseReason.DENIED)
 
     assert (1, 0, 0) == (row[Column.REFUSED], row[Column.ACTIVE], row[Column.ACCEPTED])
+    assert {RefuseReason.DENIED: 1} == {reason: row[column] for reason, column in REFUSED.items() if row[column]}
 
 
 def test_ids_are_unique(board: Scoreboard) -> None:
@@ -204,7 +238,7 @@ def test_ids_are_unique(board: Scoreboard) -> None:
         for row in taken:
             gate = Gate(row, 10**6)
             for _ in range(50):
-                ids += [gate.admit(0), gate.refuse()]
+                ids += [gate.admit(0), gate.refuse(RefuseReason.DENIED)]
             board.settle(row.number)
 
     assert 600 == len(set(ids))
@@ -331,7 +365,7 @@ def race(board: Scoreboard, stack: ExitStack, limit: int, attempts: int) -> None
                     continue
                 left -= 1
                 if not isinstance(gate.admit(0), int):
-                    gate.refuse()
+                    gate.refuse(RefuseReason.DENIED)
                 gate.shut()
 
         return live

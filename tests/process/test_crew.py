@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from echod.config.models import Config, Daemon
-from echod.observe.scoreboard import Column, Row, Scoreboard
+from echod.events import CloseReason
+from echod.observe.scoreboard import CLOSED, Column, Row, Scoreboard
 from echod.process import channel as messages
 from echod.process import crew as module
 from echod.process.crew import Assignment, Crew
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 def obedient(channel: Channel, row: Row) -> NoReturn:
     """Live as a worker that answers each assignment and leaves with 0 when it is told to, or is left alone."""
+    row[Column.ACCEPTED] += 2
+    row[Column.RECEIVED] += 100
     row[Column.ACTIVE] = 2
     while True:
         select.select([channel], [], [])
@@ -200,7 +203,8 @@ def test_a_killed_worker_is_replaced_and_its_books_are_closed(world: World) -> N
     died = vars(world.recorder.events[-1])
 
     assert ("SIGKILL", None, 2, killed) == (died["signal"], died["status"], died["lost"], died["pid"])
-    assert (0, 2) == (world.board.total(Column.ACTIVE), world.board.total(Column.LOST))
+    assert (100, 0, 1) == (died["received"], died["echoed"], world.board.row(0)[Column.DIED])
+    assert (0, 2) == (world.board.total(Column.ACTIVE), world.board.total(CLOSED[CloseReason.WORKER_LOST]))
     world.pass_time(0.09)
     assert not world.pids()
     world.pass_time(0.02)

@@ -88,7 +88,7 @@ def echod(
 class Daemon:
     """One daemon with a configuration file, a runtime directory and a log of its own, all below `directory`.
 
-    Tables `daemon`, `log`, `limits` are merged over the harness's own settings; `listeners` replaces the one listener
+    Tables `daemon`, `log`, `limits`, `admin` go over the harness's own settings; `listeners` replaces the one listener
     `echo` on 127.0.0.1 port 0. `expect` names events above INFO that may occur. `prefix` is put before the command
     (a launcher that lowers a limit and then execs). `stdout` replaces the log pipe. `detached` uses `--daemon`.
     """
@@ -101,6 +101,7 @@ class Daemon:
         daemon: Config | None = None,
         log: Config | None = None,
         limits: Config | None = None,
+        admin: Config | None = None,
         listeners: list[Config] | None = None,
         expect: Iterable[str] = (),
         prefix: Sequence[str] = (),
@@ -126,6 +127,7 @@ class Daemon:
             "daemon": {"workers": workers, "runtime_directory": str(self.runtime)} | (daemon or {}),
             "log": {"format": "json"} | ({"file": str(self.log_file)} if detached else {}) | (log or {}),
             "limits": dict(limits or {}),
+            "admin": dict(admin or {}),
             "listener": listeners or [{"name": "echo", "kind": "tcp", "address": "127.0.0.1:0"}],
         }
         self.write()

@@ -1,0 +1,72 @@
+"""Counts what one worker does, into its row of the scoreboard.
+
+Rules
+    Nothing is counted per message: a stream says what has moved when it ends, and while it is open with each ping.
+    That a connection has ended is counted by `post`, once its record was handed to the log, so that of what a kill
+    interrupts log and counters say the same: the connection was lost with its worker, and there is no record of it.
+
+Known limit: of a killed worker's open connections neither knows the bytes since its last ping, a second at most. A kill
+between a turn's write to the log and its `post`, some microseconds, leaves a record of what is counted as lost.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from echod.observe.scoreboard import CLOSED, DROPPED, DURATIONS, STALLS, Column
+
+if TYPE_CHECKING:
+    from echod.core.connection import Connection
+    from echod.events import DropReason
+    from echod.observe.scoreboard import Histogram, Row
+
+STALL = 0.001
+"""Seconds from which on a turn of the loop is counted among those that made others wait."""
+
+
+class Tally:
+    """The counts of one worker."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._ended: list[Connection] = []
+
+    def moved(self, received: int, echoed: int) -> None:
+        """Count bytes that a connection has taken and given."""
+        self._row[Column.RECEIVED] += received
+        self._row[Column.ECHOED] += echoed
+
+    def closed(self, connection: Connection) -> None:
+        """Count one connection that has ended, with the next `post`."""
+        self._ended.append(connection)
+
+    def post(self) -> None:
+        """Count those that have ended since the last time; the log has their records by now."""
+        row = self._row
+        for connection in self._ended:
+            assert connection.reason is not None  # noqa: S101  # whoever is closed has one
+            row[CLOSED[connection.reason]] += 1
+            row[Column.RECORDED_RECEIVED] += connection.received
+            row[Column.RECORDED_ECHOED] += connection.echoed
+            row[Column.DISCARDED] += connection.discarded
+            self._note(DURATIONS, connection.lifetime)
+        self._ended.clear()
+
+    def turned(self, seconds: float) -> None:
+        """Count a turn of the loop that took so long, if others had to wait for it."""
+        if seconds >= STALL:
+            self._note(STALLS, seconds)
+
+    def echoed(self, count: int) -> None:
+        """Count one datagram that was sent back, of `count` bytes."""
+        self._row[Column.DATAGRAMS] += 1
+        self._row[Column.DATAGRAM_BYTES] += count
+
+    def dropped(self, reason: DropReason) -> None:
+        """Count one that was not."""
+        self._row[DROPPED[reason]] += 1
+
+    def _note(self, histogram: Histogram, seconds: float) -> None:
+        self._row[histogram.first] += round(seconds * 1_000_000)
+        self._row[histogram.first + 1 + bisect_left(histogram.bounds, seconds)] += 1
