@@ -106,7 +106,7 @@ class AdminListener(Listener):
     ) -> None:
         """Serve `pages`, which makes the page for a path and the value of an Accept header."""
         porch = Porch()
-        super().__init__(config, sock, reactor, replace(setting, gate=porch, tally=porch))
+        super().__init__(config, sock, reactor, replace(setting, gate=porch, tally=porch, verbose=False))
         self._pages = pages
         self._guests: list[AdminStream] = []
 

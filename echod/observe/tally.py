@@ -30,7 +30,8 @@ class Tally:
 
     def __init__(self, row: Row) -> None:
         self._row = row
-        self._ended: list[Connection] = []
+        self.ended: list[Connection] = []
+        """Those that `post` is to count."""
 
     def moved(self, received: int, echoed: int) -> None:
         """Count bytes that a connection has taken and given."""
@@ -39,24 +40,23 @@ class Tally:
 
     def closed(self, connection: Connection) -> None:
         """Count one connection that has ended, with the next `post`."""
-        self._ended.append(connection)
+        self.ended.append(connection)
 
     def post(self) -> None:
         """Count those that have ended since the last time; the log has their records by now."""
         row = self._row
-        for connection in self._ended:
+        for connection in self.ended:
             assert connection.reason is not None  # noqa: S101  # whoever is closed has one
             row[CLOSED[connection.reason]] += 1
             row[Column.RECORDED_RECEIVED] += connection.received
             row[Column.RECORDED_ECHOED] += connection.echoed
             row[Column.DISCARDED] += connection.discarded
             self._note(DURATIONS, connection.lifetime)
-        self._ended.clear()
+        self.ended.clear()
 
-    def turned(self, seconds: float) -> None:
-        """Count a turn of the loop that took so long, if others had to wait for it."""
-        if seconds >= STALL:
-            self._note(STALLS, seconds)
+    def stalled(self, seconds: float) -> None:
+        """Count a turn of the loop that took STALL or more."""
+        self._note(STALLS, seconds)
 
     def echoed(self, count: int) -> None:
         """Count one datagram that was sent back, of `count` bytes."""

@@ -32,7 +32,7 @@ from echod.net.reactor import Handler, Reactor
 from echod.net.stream import RECEIVE, Setting, Stream
 from echod.observe.pages import Pages
 from echod.observe.scoreboard import Column, Gate
-from echod.observe.tally import Tally
+from echod.observe.tally import STALL, Tally
 from echod.process import certificates, descriptors, privileges, signals
 from echod.process import channel as messages
 
@@ -108,13 +108,16 @@ class Worker(Handler):
 
     def run(self) -> None:
         """Turn the loop until there is nothing left to do."""
-        reactor = self._reactor
+        reactor, tally = self._reactor, self._tally
         reactor.add(self)
         while True:
             reactor.turn(LOG_INTERVAL if self._log.sink.pending else inf)
             self._log.flush()
-            self._tally.post()
-            self._tally.turned(time.monotonic() - reactor.now)
+            if tally.ended:
+                tally.post()
+            took = time.monotonic() - reactor.now
+            if took >= STALL:
+                tally.stalled(took)
             if self._leaving and not self._row[Column.ACTIVE]:
                 return
 

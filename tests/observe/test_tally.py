@@ -69,12 +69,12 @@ def test_durations(row: Row, lifetime: float, bucket: int) -> None:
 
 
 def test_stalls(row: Row) -> None:
-    """Only a turn that others can notice is counted."""
+    """A turn that others can notice is counted by its length."""
     tally = Tally(row)
-    tally.turned(STALL / 2)
-    tally.turned(0.02)
+    tally.stalled(STALL)
+    tally.stalled(0.02)
 
-    assert (20_000, {3: 1}) == noted(row, STALLS)
+    assert (21_000, {0: 1, 3: 1}) == noted(row, STALLS)
 
 
 def test_datagrams(row: Row) -> None:
