@@ -36,8 +36,8 @@ DROP_INS = $(DESTDIR)$(unitdir)/echod.service.d
 # Units name the command where it is, and the configuration where that is not the default one.
 CONFIG = $(if $(filter-out /etc,$(sysconfdir)), -c $(sysconfdir)/echod.toml)
 NAMED = sed -e 's|=/usr/local/bin/echod |=$(bindir)/echod |' -e 's,^Exec\(Start\|Reload\)=.*,&$(CONFIG),'
-EXAMPLES = etc/echod.logrotate systemd/echod-classic.service systemd/echod.sysusers systemd/echod.tmpfiles \
-	systemd/echod.service.d/tls.conf
+EXAMPLES = etc/echod.logrotate etc/grafana-dashboard.json etc/prometheus-rules.yml systemd/echod-classic.service \
+	systemd/echod.sysusers systemd/echod.tmpfiles systemd/echod.service.d/tls.conf
 
 .DEFAULT_GOAL := help
 .PHONY: help run test peers coverage storm format lint types check man clean install install-socket uninstall

@@ -6,7 +6,8 @@ Rules
     interrupts log and counters say the same: the connection was lost with its worker, and there is no record of it.
 
 Known limit: of a killed worker's open connections neither knows the bytes since its last ping, a second at most. A kill
-between a turn's write to the log and its `post`, some microseconds, leaves a record of what is counted as lost.
+between a turn's write to the log and its `post`, some microseconds, leaves a record of what is counted as lost; and the
+records that a slow reader of the log had not taken by then are lost, of connections that are counted as closed.
 """
 
 from __future__ import annotations

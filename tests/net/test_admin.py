@@ -82,7 +82,7 @@ def test_an_answer_that_is_not_read(rig: Rig) -> None:
     rig.later(PATIENCE * 0.9)
     assert len(client.recv(1000)) == 1000
     rig.turn()
-    assert rig.streams()
+    assert [1000.0 + PATIENCE] == [stream.deadline for stream in rig.streams()], "not moved by what was read"
     rig.later(PATIENCE * 0.2)
 
     assert not rig.streams()

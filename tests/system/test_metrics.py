@@ -130,7 +130,7 @@ def test_killed_in_the_middle(start: Starter, size: Size) -> None:
     daemon = start(workers=2, admin=ANYWHERE, expect=["worker.died", "worker.throttled"])
     for turn in range(size(2, 15)):
         with Load.open(daemon.address(), 60, 1 << 40, turn, window=32 * KIB, writes=(1, 32 * KIB)) as load:
-            load.run(0.3 + 0.05 * turn)
+            load.run(1.2 + 0.05 * turn)  # so that a ping has counted bytes of theirs
             os.kill(daemon.workers()[0], SIGKILL)
             for client in load.clients:
                 client.finish()
@@ -139,6 +139,7 @@ def test_killed_in_the_middle(start: Starter, size: Size) -> None:
         found = agree(daemon)
 
     assert found["echod_connections_closed_total worker_lost"] > 0
+    assert logged(daemon, "echod.io.receive", ["worker.died"]) > 0
 
 
 def test_an_open_connection_is_counted(start: Starter) -> None:
