@@ -22,6 +22,7 @@ pytestmark = ON_MACHINE
 SEED = 20261126
 PORT_7 = [("127.0.0.1", 7), ("::1", 7)]
 SECOND = '[[listener]]\n[[listener]]\nname = "second"\naddress = "127.0.0.1:10001"\n'
+ADMIN = '[admin]\naddress = "127.0.0.1:10001"\n'
 WHY = (
     'listener "second": 127.0.0.1:10001: Address family not supported by protocol (this machine has no such addresses, '
     "or RestrictAddressFamilies= keeps them from this service: then a socket unit must pass the socket, with "
@@ -182,15 +183,16 @@ def test_a_supervisor_that_is_killed_refuses_nobody(activated: Service) -> None:
     assert before <= held(activated)
 
 
-def test_a_listener_without_a_passed_socket_ends_the_start(activated: Service) -> None:
-    """The service has no network of its own; the journal says so, and what to do."""
-    activated.configure(SECOND)
+@pytest.mark.parametrize(("text", "name"), [(SECOND, "second"), (ADMIN, "admin")])
+def test_a_listener_without_a_passed_socket_ends_the_start(activated: Service, text: str, name: str) -> None:
+    """The service has no network of its own; the journal says so, and what to do; that of `[admin]` is no exception."""
+    activated.configure(text)
     failed = activated.machine.systemctl("start", "echod", check=False)
     activated.machine.systemctl("stop", "echod", check=False)
     said = [json.loads(line)["error.message"] for line in errors(activated)]
 
     assert 1 == failed.returncode
-    assert {WHY} == set(said)
+    assert {WHY.replace("second", name)} == set(said)
 
 
 def test_a_listener_without_a_passed_socket_is_refused_by_a_reload(activated: Service) -> None:
