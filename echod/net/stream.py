@@ -21,7 +21,7 @@ from echod.events import (
     ConnectionReceived,
     ConnectionSent,
 )
-from echod.net import sockets
+from echod.net import sockets, tcp
 from echod.net.poller import READABLE, WRITABLE
 from echod.net.reactor import Handler
 
@@ -207,14 +207,16 @@ class Stream(Handler):
     def close(self) -> None:
         """Close the socket and report the connection's whole life in one record."""
         connection = self.connection
-        if connection.wants_reset:
-            sockets.reset(self.socket)
-        else:
-            self.socket.close()
-        self._setting.gate.leave(self.caller.key)
-        self._say_closed()
-        self.account()
-        self._setting.tally.closed(connection)
+        try:
+            self._say_closed()  # this first: of a closed socket the kernel tells nothing
+        finally:
+            if connection.wants_reset:
+                sockets.reset(self.socket)
+            else:
+                self.socket.close()
+            self._setting.gate.leave(self.caller.key)
+            self.account()
+            self._setting.tally.closed(connection)
 
     def account(self) -> None:
         """Have the bytes counted that have moved since the last time: at the end, and now and then before."""
@@ -238,6 +240,7 @@ class Stream(Handler):
                 echoed=connection.echoed,
                 discarded=connection.discarded or None,
                 error=self._error,
+                **(tcp.path(self.socket) if self.caller.origin.transport == "tcp" else {}),
                 **self._details(),
             )
         )

@@ -20,7 +20,7 @@ from echod.events import (
     ConnectionReceived,
     ConnectionSent,
 )
-from echod.net import sockets
+from echod.net import sockets, tcp
 from echod.net.poller import READABLE, WRITABLE
 
 if TYPE_CHECKING:
@@ -32,9 +32,15 @@ if TYPE_CHECKING:
 BUFFER = 16 * 1024
 
 
+@pytest.fixture(autouse=True)
+def path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernel tell the same of each path, of an open socket only."""
+    monkeypatch.setattr(tcp, "path", lambda sock: {"mss": 1460 if sock.fileno() >= 0 else None})
+
+
 def closed(rig: Rig, stream: Stream, reason: CloseReason, **fields: Any) -> ConnectionClosed:
     """Return the record that is to be the last of `stream`."""
-    common: dict[str, Any] = {"duration": 0.0, "received": 0, "echoed": 0}
+    common: dict[str, Any] = {"duration": 0.0, "received": 0, "echoed": 0, "mss": 1460}
     return ConnectionClosed(**rig.facts(stream), reason=reason, **(common | fields))
 
 
