@@ -548,6 +548,16 @@ class LogDropped(Event):
 
 
 @dataclass(frozen=True)
+class LogSuppressed(Event):
+    """So many records of one event were not written, since there were more than `log.cap`."""
+
+    name = "log.suppressed"
+    level = Level.WARNING
+    event: str | None = key("echod.log.event")
+    count: int | None = key("echod.log.suppressed")
+
+
+@dataclass(frozen=True)
 class HandlerCrashed(Event):
     """A defect of echod: one connection or listener pays for it, the process goes on."""
 

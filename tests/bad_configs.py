@@ -151,7 +151,7 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
     "workers as a boolean": ("[daemon]\nworkers = true\n", 'or "auto", got a boolean'),
     "poller": ('[daemon]\npoller = "kqueue"\n', 'must be "auto", "epoll", "poll" or "select", got "kqueue"'),
     "case of a word": ('[log]\nlevel = "INFO"\n', 'must be "debug", "info", "warning" or "error", got "INFO"'),
-    "none": ('[log]\nformat = "none"\n', 'must be "auto", "json" or "console", got "none"'),
+    "none": ('[log]\nformat = "none"\n', 'must be "auto", "json", "ecs" or "console", got "none"'),
     "kind": ('[[listener]]\nkind = "sctp"\n', ':2: listener[0].kind: must be "tcp", "udp" or "unix", got "sctp"'),
     "ports": (
         '[[listener]]\nkind = "udp"\n[listener.udp]\ndeny_source_ports = ["7", "9-8"]\n',

@@ -97,14 +97,21 @@ class Log(Table):
         strict=False,  # the file holds the word, not the enum
         description='The least level that is written: "debug", "info", "warning" or "error".',
     )
-    format: Literal["auto", "json", "console"] = Field(
-        default="auto", description='"json", "console", or "auto" for console on a terminal and json elsewhere.'
+    format: Literal["auto", "json", "ecs", "console"] = Field(
+        default="auto",
+        description='"json", "ecs" (Elastic\'s names), "console", or "auto": console on a terminal, else json.',
     )
     file: OptionalPath = Field(default="", description='The log file, an absolute path; "" writes to standard output.')
     suppress: Annotated[tuple[EventName, ...], at_most(MOST_SUPPRESSED)] = Field(
         default=(),
         strict=False,  # TOML has arrays, not tuples
         description='Events that are not written, such as ["connection.opened"].',
+    )
+    cap: int = Field(
+        default=10_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Lines of one event that a process writes in 10 seconds; the others are counted. 0 for any.",
     )
     quiet: Networks = Field(
         default=(),

@@ -4,12 +4,16 @@ Rules
     `emit` never raises and never blocks; `sink` says how. What is dropped is counted on the scoreboard, and said in one
     `log.dropped` line as soon as the log takes lines again.
     A record is at most PIPE_BUF bytes long, so that a pipe takes it whole.
+    Whatever a text holds, a line of JSON has no control character in it, nor a mark that turns the direction of what
+    follows: those are escaped, and a reader of the JSON gets them back.
+    Of one event no more is written than its share (`cap`); how much was not, is said in `log.suppressed`.
     Nothing is ever logged in a signal handler.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
 import traceback
 from datetime import UTC, datetime
@@ -19,8 +23,9 @@ import orjson
 import structlog
 
 from echod.config.wording import printable
-from echod.events import Event, HandlerCrashed, Level, LogDropped
-from echod.observe import journal
+from echod.events import Event, HandlerCrashed, Level, LogDropped, LogSuppressed, catalogue
+from echod.observe import ecs, journal
+from echod.observe.cap import Cap
 from echod.observe.scoreboard import Column
 from echod.observe.sink import Sink
 
@@ -41,6 +46,9 @@ LONGEST_LIST = 16
 LONGEST_LINE = select.PIPE_BUF - max(map(len, journal.PREFIXES.values()))
 """Bytes of a line, so that with the journal's prefix it is still written at once."""
 
+_DISGUISES = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+"""What JSON allows and a terminal may act on: DEL and the C1 controls, what ends a line, what is not seen."""
+
 
 class Log:
     """The log of one process."""
@@ -50,31 +58,33 @@ class Log:
         self.sink = Sink(fd)
         self._row = row
         self._unsaid = 0
+        self._cap = Cap(0)
         self.configure(settings)
 
     def configure(self, settings: models.Log) -> None:
         """Use other settings from now on, all but the file."""
         terminal = os.isatty(self.sink.fd)
         prefixes = journal.PREFIXES if journal.receives(self.sink.fd) else dict.fromkeys(Level, b"")
-        console = settings.format == "console" or (settings.format == "auto" and terminal)
+        form = settings.format
+        if form == "auto":
+            form = "console" if terminal else "json"
+        forms = {"json": _to_json, "ecs": _to_ecs, "console": _to_console(colors=terminal)}
         logger = structlog.wrap_logger(
             _Lines(self.sink, prefixes),
-            processors=[_to_console(colors=terminal) if console else _to_json],
+            processors=[forms[form]],
             wrapper_class=structlog.make_filtering_bound_logger(settings.level),
             context_class=dict,
         ).bind()
+        self._end_period()
+        self._cap = Cap(settings.cap)
         self.verbose = settings.level == Level.DEBUG
-        self._suppressed = frozenset(settings.suppress)
+        self._unwanted = frozenset(settings.suppress) | _below(settings.level)
         self._say: dict[Level, Callable[..., Any]] = {level: getattr(logger, level) for level in Level}
 
     def emit(self, event: Event) -> None:
         """Queue the line of `event`; `flush` writes it."""
-        if event.name in self._suppressed:
-            return
-        try:
-            self._say[event.level](event.name, **_fields(event))
-        except Exception:  # noqa: BLE001  # whatever is wrong with one record, the echo goes on
-            self.sink.lost += 1
+        if event.name not in self._unwanted and self._cap.admits(event.name):
+            self._write(event)
 
     def crashed(self, handler: object, error: Exception) -> None:
         """Report an exception that a handler has let out: a defect of echod."""
@@ -89,6 +99,8 @@ class Log:
 
     def flush(self) -> None:
         """Write what the descriptor takes now; once it takes everything again, say how much was dropped."""
+        if self._cap.due():
+            self._end_period()
         sink = self.sink
         sink.flush()
         if sink.lost:
@@ -102,6 +114,7 @@ class Log:
 
     def drain(self, patience: float) -> None:
         """Flush at the end of the process, giving a slow reader `patience` seconds."""
+        self._end_period()
         self.flush()
         self.sink.drain(patience)
         self.flush()
@@ -110,7 +123,19 @@ class Log:
         """Become the log of the process just forked, which has `row`."""
         self._row = row
         self._unsaid = 0
+        self._cap.close()
         self.sink.forget()
+
+    def _write(self, event: Event) -> None:
+        try:
+            self._say[event.level](event.name, **_fields(event))
+        except Exception:  # noqa: BLE001  # whatever is wrong with one record, the echo goes on
+            self.sink.lost += 1
+
+    def _end_period(self) -> None:
+        for name, count in self._cap.close():
+            if LogSuppressed.name not in self._unwanted:
+                self._write(LogSuppressed(event=name, count=count))  # past the cap: one for each event at the most
 
 
 class _Lines:
@@ -129,6 +154,11 @@ def journal_line(event: Event) -> bytes:
     return journal.PREFIXES[event.level] + _to_json(None, event.level, {"event": event.name, **_fields(event)})
 
 
+def _below(level: Level) -> frozenset[str]:
+    order = list(Level)
+    return frozenset(event.name for event in catalogue() if order.index(event.level) < order.index(level))
+
+
 def _fields(event: Event) -> EventDict:
     return {key: value for attribute, key in event.layout() if (value := getattr(event, attribute)) is not None}
 
@@ -138,7 +168,18 @@ def _timestamp() -> str:
 
 
 def _to_json(_logger: object, level: str, fields: EventDict) -> bytes:
-    record = {"timestamp": _timestamp(), "level": level, "event": fields.pop("event"), **fields}
+    return _line(_record(level, fields))
+
+
+def _to_ecs(_logger: object, level: str, fields: EventDict) -> bytes:
+    return _line(ecs.document(_record(level, fields)))
+
+
+def _record(level: str, fields: EventDict) -> dict[str, Any]:
+    return {"timestamp": _timestamp(), "level": level, "event": fields.pop("event"), **fields}
+
+
+def _line(record: dict[str, Any]) -> bytes:
     try:
         line = _encode(record)
         if len(line) <= LONGEST_LINE:
@@ -153,7 +194,10 @@ def _to_json(_logger: object, level: str, fields: EventDict) -> bytes:
 
 
 def _encode(record: dict[str, Any]) -> bytes:
-    return orjson.dumps(record, default=repr, option=orjson.OPT_APPEND_NEWLINE)
+    line = orjson.dumps(record, default=repr, option=orjson.OPT_APPEND_NEWLINE)
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return _DISGUISES.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
 
 
 def _cut(value: object, length: int) -> object:

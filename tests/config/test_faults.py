@@ -26,7 +26,7 @@ from echod.config.models import Config
         ({"limits": {"max_connections": True}}, "limits.max_connections: must be an integer, got a boolean"),
         ({"limits": {"max_connections": -1}}, "limits.max_connections: must be at least 1, got -1"),
         ({"limits": {"max_connections": 2_000_000}}, "limits.max_connections: must be at most 1000000, got 2000000"),
-        ({"log": {"format": "xml"}}, 'log.format: must be "auto", "json" or "console", got "xml"'),
+        ({"log": {"format": "xml"}}, 'log.format: must be "auto", "json", "ecs" or "console", got "xml"'),
         ({"log": {"level": 3}}, 'log.level: must be "debug", "info", "warning" or "error", got 3'),
         ({"daemon": {"group": "x"}}, "daemon.group: needs daemon.user to be set too"),
         (

@@ -38,7 +38,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         config.listener[0].owner,
     )
     assert (1, "auto", "", "", "", 0.0, 25.0) == tuple(dict(config.daemon).values())
-    assert (Level.INFO, "auto", "", (), ()) == tuple(dict(config.log).values())
+    assert (Level.INFO, "auto", "", (), 10_000, ()) == tuple(dict(config.log).values())
     assert (10_000, 0, 600.0, 60.0, 0.0, 262_144) == tuple(dict(config.limits).values())
 
 
@@ -63,7 +63,9 @@ def test_takes_every_key() -> None:
     config = Config.model_validate(data)
 
     assert ("auto", "poll", "/run/x", "u", "g", 0.0, 25.0) == tuple(dict(config.daemon).values())
-    assert (Level.DEBUG, "json", "/var/log/é", ("connection.opened",), ("::1/128",)) == tuple(dict(config.log).values())
+    assert (Level.DEBUG, "json", "/var/log/é", ("connection.opened",), 10_000, ("::1/128",)) == tuple(
+        dict(config.log).values()
+    )
     assert (5, 0, 0.0, 60.0, 3600.0, 4096) == tuple(dict(config.limits).values())
     v6, path, abstract = config.listener
     assert (Address("fe80::1%eth0", 7, literal=True), True, False) == (v6.parsed, v6.literal, v6.ephemeral)

@@ -36,6 +36,7 @@ from echod.events import (
     StatusReported,
     catalogue,
 )
+from echod.observe import cap
 from echod.observe import log as subject
 from echod.observe.log import LONGEST_LIST, Log
 from echod.observe.scoreboard import Column, Scoreboard
@@ -48,7 +49,7 @@ NOW = "2026-01-02T03:04:05.678901Z"
 
 
 class Paper:
-    """A log that writes to a pipe, and what can be read from it."""
+    """A log without a cap that writes to a pipe, and what can be read from it."""
 
     def __init__(self, stack: ExitStack, **changes: Any) -> None:
         self.reader, writer = os.pipe()
@@ -58,12 +59,12 @@ class Paper:
         self.board = Scoreboard()
         stack.callback(os.close, self.board.lock)
         self.row = self.board.row(0)
-        self.log = Log(models.Log(**changes), writer, self.row)
+        self.log = Log(models.Log(**({"cap": 0} | changes)), writer, self.row)
         stack.callback(lambda: os.close(self.log.sink.fd))
 
     def configure(self, **changes: Any) -> None:
         """Use other settings."""
-        self.log.configure(models.Log(**changes))
+        self.log.configure(models.Log(**({"cap": 0} | changes)))
 
     def raw(self) -> bytes:
         """Flush, and return what there is."""
@@ -244,6 +245,94 @@ def test_suppress(paper: Paper) -> None:
     paper.log.emit(SignalReceived())
 
     assert (["listener.paused"], ["signal.received"]) == (first, [record["event"] for record in paper.records()])
+
+
+def test_a_cap(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an event no more than the cap is written in a period; at its end one line for each event says the rest."""
+    now = 0.0
+    monkeypatch.setattr(cap.Cap.__init__, "__defaults__", (lambda: now,))
+    paper.configure(cap=2)
+    for event in [SignalReceived(), ServiceFailed()] * 5:
+        paper.log.emit(event)
+    first = [record["event"] for record in paper.records()]
+    now = cap.PERIOD
+    second = paper.records()
+    paper.log.emit(SignalReceived())
+
+    assert ["signal.received", "service.failed"] * 2 == first
+    assert [
+        ("log.suppressed", "warning", "signal.received", 3),
+        ("log.suppressed", "warning", "service.failed", 3),
+    ] == [
+        (record["event"], record["level"], record["echod.log.event"], record["echod.log.suppressed"])
+        for record in second
+    ]
+    assert ["signal.received"] == [record["event"] for record in paper.records()]
+    assert 0 == paper.row[Column.LOG_DROPPED]
+
+
+def test_what_is_below_the_level_takes_no_share(paper: Paper) -> None:
+    """What would not have been written is not counted as suppressed, and neither is what the operator suppresses."""
+    paper.configure(level="error", suppress=["service.failed"], cap=1)
+    for event in ONE_OF_EACH * 3:
+        paper.log.emit(event)
+    paper.log.drain(0)
+
+    assert [] == paper.records()
+
+
+@pytest.mark.parametrize("end", ["reload", "drain"])
+def test_what_was_suppressed_is_said_in_time(paper: Paper, end: str) -> None:
+    """A reload and the end of the process end the period too: no count is forgotten."""
+    paper.configure(cap=1)
+    for _ in range(3):
+        paper.log.emit(SignalReceived())
+    if end == "reload":
+        paper.configure(cap=5)
+    else:
+        paper.log.drain(0)
+    records = paper.records()
+
+    assert ["signal.received", "log.suppressed"] == [record["event"] for record in records]
+    assert 2 == records[-1]["echod.log.suppressed"]
+
+
+def test_a_suppressed_summary(paper: Paper) -> None:
+    """Who does not want the summary does not get it."""
+    paper.configure(cap=1, suppress=["log.suppressed"])
+    for _ in range(3):
+        paper.log.emit(SignalReceived())
+    paper.log.drain(0)
+
+    assert ["signal.received"] == [record["event"] for record in paper.records()]
+
+
+def test_a_fork_takes_no_counts_along(paper: Paper) -> None:
+    """What the parent has counted is the parent's to say."""
+    paper.configure(cap=1)
+    for _ in range(3):
+        paper.log.emit(SignalReceived())
+    paper.records()
+    paper.log.move_to(paper.row)
+    paper.log.drain(0)
+
+    assert [] == paper.records()
+
+
+def test_ecs(paper: Paper) -> None:
+    """The same record in the names of the Elastic Common Schema, on a line of its own."""
+    paper.configure(format="ecs")
+    paper.log.emit(ConnectionRefused(id=1, reason=RefuseReason.DENIED))
+    [record] = paper.records()
+
+    assert (NOW, "info", "connection.refused", "denied", ["network"]) == (
+        record["@timestamp"],
+        record["log.level"],
+        record["event.action"],
+        record["event.reason"],
+        record["event.category"],
+    )
+    assert not {"timestamp", "level", "event"} & set(record)
 
 
 def test_crashed(paper: Paper) -> None:
@@ -501,7 +590,7 @@ C0 = [chr(number) for number in range(32)]
 C1 = [chr(number) for number in range(0x7F, 0xA0)]
 
 
-@pytest.mark.parametrize(("format_", "controls"), [("json", C0), ("console", C0 + C1)])
+@pytest.mark.parametrize(("format_", "controls"), [("json", C0 + C1), ("ecs", C0 + C1), ("console", C0 + C1)])
 @pytest.mark.parametrize("text", ["before{}[31mafter", "before {}[31m after"], ids=["word", "words"])
 def test_control_characters_are_escaped(paper: Paper, format_: str, controls: list[str], text: str) -> None:
     """No text can move a terminal's cursor, change its colours or begin a line of its own."""

@@ -125,7 +125,7 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
         self.config: Config = {
             "daemon": {"workers": workers, "runtime_directory": str(self.runtime)} | (daemon or {}),
-            "log": {"format": "json"} | ({"file": str(self.log_file)} if detached else {}) | (log or {}),
+            "log": {"format": "json", "cap": 0} | ({"file": str(self.log_file)} if detached else {}) | (log or {}),
             "limits": dict(limits or {}),
             "admin": dict(admin or {}),
             "listener": listeners or [{"name": "echo", "kind": "tcp", "address": "127.0.0.1:0"}],
