@@ -83,8 +83,9 @@ lint: $(STAMP) ## look for mistakes and untidiness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-man: $(STAMP) ## write the manual page of the configuration from its models
+man: $(STAMP) ## write the manual pages of the configuration and of the log from models and catalogue
 	$(BIN)/python -c 'from echod.config import manual; print(manual.page(), end="")' >man/echod.toml.5
+	$(BIN)/python -c 'from echod.observe import schema; print(schema.page(), end="")' >man/echod-events.7
 
 types: $(STAMP) ## check the types, strictly
 	$(BIN)/mypy
@@ -111,7 +112,7 @@ install: ## install for the whole system; see README for the variables
 	$(TREE).new/bin/python -m compileall -q -s $(TREE).new -p $(home) $(TREE).new/lib; \
 	if [ -e $(TREE) ]; then mv $(TREE) $(TREE).old; fi; mv $(TREE).new $(TREE); rm -rf $(TREE).old
 	umask 022; $(INSTALL) -d $(addprefix $(DESTDIR),$(bindir) $(sysconfdir) $(unitdir) $(docdir) \
-		$(mandir)/man5 $(mandir)/man8)
+		$(mandir)/man5 $(mandir)/man7 $(mandir)/man8)
 	printf '%s\n' '#!$(home)/bin/python -I' 'import sys' '' 'from echod.cli import main' '' 'sys.exit(main())' \
 		| $(INSTALL) -m 755 /dev/stdin $(DESTDIR)$(bindir)/echod
 	[ -e $(KEPT) ] || [ -L $(KEPT) ] || $(INSTALL_DATA) etc/echod.toml $(KEPT)
@@ -120,6 +121,7 @@ install: ## install for the whole system; see README for the variables
 		| $(INSTALL_DATA) /dev/stdin $(DESTDIR)$(unitdir)/echod.service
 	$(INSTALL_DATA) man/echod.8 $(DESTDIR)$(mandir)/man8
 	$(INSTALL_DATA) man/echod.toml.5 $(DESTDIR)$(mandir)/man5
+	$(INSTALL_DATA) man/echod-events.7 $(DESTDIR)$(mandir)/man7
 	set -e; for file in $(EXAMPLES); do \
 	$(NAMED) $$file | $(INSTALL_DATA) /dev/stdin $(DESTDIR)$(docdir)/$${file##*/}; done
 	$(if $(DESTDIR),,@echo 'Now: systemctl daemon-reload && systemctl enable --now echod')
@@ -132,6 +134,6 @@ install-socket: ## install echod.socket, which listens on port 7 for the service
 
 uninstall: ## remove all that was installed but the configuration
 	rm -rf $(TREE) $(DESTDIR)$(docdir)
-	rm -f $(addprefix $(DESTDIR),$(bindir)/echod $(mandir)/man8/echod.8 $(mandir)/man5/echod.toml.5 \
+	rm -f $(addprefix $(DESTDIR),$(bindir)/echod $(mandir)/man8/echod.8 $(mandir)/man5/echod.toml.5 $(mandir)/man7/echod-events.7 \
 		$(addprefix $(unitdir)/,echod.service echod.socket echod.service.d/socket.conf))
 	[ ! -d $(DROP_INS) ] || rmdir --ignore-fail-on-non-empty $(DROP_INS)

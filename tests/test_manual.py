@@ -100,13 +100,13 @@ def test_the_example_is_accepted() -> None:
     ]
 
 
-@pytest.mark.parametrize("page", ["echod.8", "echod.toml.5"])
+@pytest.mark.parametrize("page", ["echod.8", "echod.toml.5", "echod-events.7"])
 def test_the_pages_are_of_this_version(page: str) -> None:
     """The foot of each page has the version of the program."""
     assert f'"echod {echod.__version__}"' in (MAN / page).read_text().split(".SH")[0]
 
 
-@pytest.mark.parametrize("page", ["echod.8", "echod.toml.5"])
+@pytest.mark.parametrize("page", ["echod.8", "echod.toml.5", "echod-events.7"])
 def test_the_pages_print_without_a_complaint(page: str) -> None:
     """Groff has nothing to say with all its warnings on."""
     groff = shutil.which("groff")

@@ -14,6 +14,7 @@ from echod import events
 from echod.config import dumping, manual
 from echod.config.fields import Table
 from echod.config.models import Config
+from echod.observe import schema
 from echod.process.signals import ACTED_ON
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,11 @@ def test_the_shipped_file_is_the_printed_one() -> None:
 def test_the_shipped_manual_page_is_the_printed_one() -> None:
     """man/echod.toml.5 is what the models say; `make man` writes it."""
     assert manual.page() == (ROOT / "man/echod.toml.5").read_text()
+
+
+def test_the_shipped_page_of_events_is_the_printed_one() -> None:
+    """man/echod-events.7 is what the catalogue says; `make man` writes it."""
+    assert schema.page() == (ROOT / "man/echod-events.7").read_text()
 
 
 def test_every_key_is_in_the_readme_and_the_changelog() -> None:

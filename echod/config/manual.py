@@ -80,7 +80,7 @@ def page() -> str:
         _table(name, f"[[{name}]]" if name == "listener" else f"[{name}]", field.description or "", _sample(name))
         for name, field in Config.model_fields.items()
     )
-    return _HEAD + tables + _TAIL % _escaped(EXAMPLE)
+    return _HEAD + tables + _TAIL % escaped(EXAMPLE)
 
 
 def _sample(name: str) -> Table:
@@ -89,13 +89,13 @@ def _sample(name: str) -> Table:
 
 def _table(path: str, head: str, description: str, sample: Table) -> str:
     values = sample.model_dump(mode="json")
-    text, inner = f".SS {head}\n{_escaped(description)}\n", ""
+    text, inner = f".SS {head}\n{escaped(description)}\n", ""
     for name, field in type(sample).model_fields.items():
         if isinstance(field.default, Table):
             inner += _table(f"{path}.{name}", f"[{path}.{name}]", field.description or "", field.default)
         else:
-            value = _escaped(json.dumps(values[name]))
-            text += f".TP\n\\fB{_escaped(name)}\\fP = {value}\n{_escaped(_described(field))}\n"
+            value = escaped(json.dumps(values[name]))
+            text += f".TP\n\\fB{escaped(name)}\\fP = {value}\n{escaped(_described(field))}\n"
     return text + inner
 
 
@@ -104,7 +104,7 @@ def _described(field: object) -> str:
     return f"{getattr(field, 'description', '')}{restart}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return `text` as roff prints it: backslashes, hyphens that are copied, and lines that would be requests."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("~", "\\(ti").replace("^", "\\(ha")
     return re.sub(r"^(?=[.'])", r"\\&", text, flags=re.MULTILINE)

@@ -66,7 +66,7 @@ def test_the_example_is_accepted() -> None:
         ("~ ^", "\\(ti \\(ha"),
     ],
 )
-def test_what_roff_would_act_on_is_escaped(text: str, written: str) -> None:
+def test_what_roff_would_act_on_isescaped(text: str, written: str) -> None:
     """No text can be taken for a request, and hyphens can be copied into a shell."""
-    assert written == manual._escaped(text)
+    assert written == manual.escaped(text)
     assert text == plain(written)

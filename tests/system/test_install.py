@@ -56,6 +56,7 @@ def test_a_staged_installation_knows_nothing_of_the_stage(staged: Path) -> None:
         f"{UNITS}/echod.service.d/socket.conf",
         "/usr/local/share/man/man8/echod.8",
         "/usr/local/share/man/man5/echod.toml.5",
+        "/usr/local/share/man/man7/echod-events.7",
     } <= files.keys()
 
 
