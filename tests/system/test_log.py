@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from signal import SIGUSR1, SIGUSR2
 from typing import TYPE_CHECKING
 
 import orjson
 import pytest
 
+from tests.core.headers import UNIX, binary, tls, vector
 from tests.system.clients import Load, connect, echo_once, ping
 from tests.system.daemon import wait_until
 
@@ -115,3 +118,66 @@ def test_usr2_reports_a_snapshot(start: Starter) -> None:
     assert record["echod.connections.accepted"] == 2
     assert record["echod.state"] == "ready"
     assert sorted(record["echod.worker.pids"]) == daemon.workers()
+
+
+def test_the_path_of_a_connection(start: Starter, tmp_path: Path) -> None:
+    """The record of a TCP connection has what the kernel has measured; that of a Unix socket has nothing of it."""
+    doors = [{"name": "echo", "address": "127.0.0.1:0"}, {"name": "door", "kind": "unix", "address": f"{tmp_path}/s"}]
+    daemon = start(listeners=doors)
+    echo_once(daemon.address(), b"x" * 10_000)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/s")
+        ping(client)
+    daemon.wait_for("connection.closed", count=2)
+    closed = {record["echod.listener"]: record for record in daemon.records("connection.closed")}
+    path = {key: value for key, value in closed["echo"].items() if key.startswith("echod.tcp.")}
+
+    assert [] == [key for key in closed["door"] if key.startswith("echod.tcp.")]
+    assert 0 < path["echod.tcp.min_rtt"] <= path["echod.tcp.rtt"] < 1
+    assert (0, 65535) == (path["echod.tcp.retransmits"], path["echod.tcp.path_mtu"])
+    assert {"mss", "rttvar", "delivery_rate"} <= {key.removeprefix("echod.tcp.") for key in path}
+
+
+def test_a_flood_fills_no_disk(start: Starter) -> None:
+    """A scanner's 500 connects with a cap of 20: so many lines of each event, and a count of the others to the last."""
+    daemon = start(workers=2, log={"cap": 20}, expect=["log.suppressed"])
+    for _ in range(500):
+        connect(daemon.address()).close()
+    daemon.stop()
+    daemon.wait_for("service.stopped")
+    written = {event: len(daemon.records(event)) for event in ("connection.opened", "connection.closed")}
+    counted = dict.fromkeys(written, 0)
+    for record in daemon.records("log.suppressed"):
+        counted[record["echod.log.event"]] += record["echod.log.suppressed"]
+
+    assert dict.fromkeys(written, 500) == {event: written[event] + counted[event] for event in written}
+    assert all(20 <= count <= 80 for count in written.values())  # two workers, two periods where the time falls so
+
+
+HOSTILE = b'\x1b]0;owned\x07\r\n{"level":"error"}\x9b31m\xe2\x80\xae\xff\x00"\\'
+
+
+def test_hostile_names(start: Starter) -> None:
+    """Proxies and Unix sockets that call themselves so get their line, and nothing else of the log is theirs.
+
+    The reader of every test holds that each line is one object; here it is looked at what the texts say.
+    """
+    door = {"name": "echo", "address": "127.0.0.1:0", "proxy_protocol": {"enabled": True, "trusted": ["127.0.0.1/32"]}}
+    abstract = {"name": "door", "kind": "unix", "address": f"@echod-test-{os.getpid()}"}
+    daemon = start(listeners=[door, abstract])
+    said = vector(1, HOSTILE) + vector(2, HOSTILE) + vector(5, HOSTILE) + tls(7, 0, vector(0x22, HOSTILE))
+    with connect(daemon.address()) as client:
+        client.sendall(binary(UNIX + said, family=0x31))
+        ping(client)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.bind(b"\0" + HOSTILE)
+        client.connect(f"\0echod-test-{os.getpid()}")
+        ping(client)
+    records = [daemon.wait_for("connection.closed", {"echod.listener": name}) for name in ("echo", "door")]
+    texts = [
+        records[0]["echod.proxy.authority"],
+        records[0]["echod.proxy.tls.common_name"],
+        records[1]["client.address"].removeprefix("@"),
+    ]
+
+    assert [HOSTILE.decode("utf-8", "backslashreplace")] * 3 == texts
