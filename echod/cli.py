@@ -10,7 +10,9 @@ import argparse
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,27 +115,38 @@ def _show_unit() -> None:
 
 
 def _table(state: dict[str, Any]) -> str:
-    connections = state["connections"]
     rows = [
         ("state", state["state"]),
+        ("uptime", _span(state["uptime"])),
         ("pid", state["pid"]),
         ("version", state["version"]),
         ("generation", state["generation"]),
-        ("workers", " ".join(str(worker["pid"]) for worker in state["workers"])),
-        *((f"listener {listener['name']}", " ".join(listener["bound"])) for listener in state["listeners"]),
-        ("connections", f"{connections['active']} active, {connections['accepted']} accepted"),
-        ("last reload", _outcome(state["reload"])),
+        ("workers", " ".join(f"{worker['pid']}{' (leaving)' * worker['retiring']}" for worker in state["workers"])),
+        *(
+            (f"listener {listener['name']}", f"{listener['kind']} {' '.join(listener['bound'])}")
+            for listener in state["listeners"]
+        ),
+        ("connections", ", ".join(f"{count} {what}" for what, count in state["connections"].items())),
+        ("datagrams", f"{state['datagrams']['answered']} answered, {state['datagrams']['bytes']} bytes each way"),
+        ("log", f"{state['log']['dropped']} lines dropped"),
+        ("last reload", _reload_ended(state["reload"])),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {printable(str(value), MOST_SHOWN)}" for name, value in rows)
 
 
-def _outcome(reload: dict[str, Any] | None) -> str:
-    if reload is None:
-        return "none"
-    if not reload["finished"]:
-        return "under way"
-    return "ok" if reload["ok"] else f"refused: {'; '.join(reload['error'])}"
+def _reload_ended(report: dict[str, Any] | None) -> str:
+    from echod.process import reload
+
+    ago = f", {_span(time.monotonic() - report['finished'] / 1e9)} ago" if report and report["finished"] else ""
+    errors = f": {'; '.join(report['error'])}" if report and report["error"] else ""
+    return f"{reload.outcome(report)}{ago}{errors}"
+
+
+def _span(seconds: float) -> str:
+    import durationpy
+
+    return str(durationpy.to_str(timedelta(seconds=int(seconds)))) if seconds >= 1 else "0s"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -152,10 +152,14 @@ class StatusReported(Event):
     state: str | None = key("echod.state")
     generation: int | None = key("echod.config.generation")
     uptime: float | None = key("echod.uptime")
+    listeners: list[str] | None = key("echod.listeners.bound")
     workers: list[int] | None = key("echod.worker.pids")
     active: int | None = key("echod.connections.active")
     accepted: int | None = key("echod.connections.accepted")
     refused: int | None = key("echod.connections.refused")
+    datagrams: int | None = key("echod.datagrams.answered")
+    reload: str | None = key("echod.reload.outcome")
+    errors: list[str] | None = key("echod.config.errors")
     log_dropped: int | None = key("echod.log.dropped")
 
 

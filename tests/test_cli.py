@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,12 +24,14 @@ STATE: dict[str, Any] = {
     "pid": 12,
     "version": "1.2.3",
     "state": "ready",
+    "started": 0,
     "generation": 4,
     "listeners": [{"name": "echo", "kind": "tcp", "address": "localhost:7", "bound": ["127.0.0.1:7", "[::1]:7"]}],
-    "workers": [{"slot": 1, "pid": 13, "retiring": False}, {"slot": 2, "pid": 14, "retiring": False}],
+    "workers": [{"slot": 1, "pid": 13, "retiring": False}, {"slot": 2, "pid": 14, "retiring": True}],
     "reload": None,
     "connections": {"active": 3, "accepted": 5, "refused": 0},
-    "log": {"dropped": 0},
+    "datagrams": {"answered": 7, "bytes": 77},
+    "log": {"dropped": 1},
 }
 
 COMMANDS = ("run", "check", "reload", "stop", "status", "show")
@@ -131,15 +134,20 @@ def test_who_does_not_run_is_said(file: Path, command: str, capsys: pytest.Captu
     ("reload", "outcome"),
     [
         (None, "none"),
-        ({"finished": None}, "under way"),
-        ({"finished": 1, "ok": True}, "ok"),
-        ({"finished": 1, "ok": False, "error": ["one", "two"]}, "refused: one; two"),
+        ({"finished": None, "error": None}, "under way"),
+        ({"finished": 3_600 * 10**9, "ok": True, "error": None}, "ok, 1h2m3s ago"),
+        ({"finished": 7_323 * 10**9, "ok": False, "error": ["one", "two"]}, "refused, 0s ago: one; two"),
     ],
 )
 def test_status_is_a_table(
-    file: Path, reload: dict[str, Any] | None, outcome: str, capsys: pytest.CaptureFixture[str]
+    file: Path,
+    reload: dict[str, Any] | None,
+    outcome: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The state file of whoever holds the lock is shown as aligned rows, the last reload in words."""
+    """The state file of whoever holds the lock is shown as aligned rows, times as people say them."""
+    monkeypatch.setattr(time, "monotonic", lambda: 7323.5)
     held = lock.Lock(file.parent)
     held.write_pid()
     state.write(file.parent, STATE | {"reload": reload})
@@ -150,12 +158,15 @@ def test_status_is_a_table(
     assert 0 == code
     assert {
         "state": "ready",
+        "uptime": "2h2m3s",
         "pid": "12",
         "version": "1.2.3",
         "generation": "4",
-        "workers": "13 14",
-        "listener echo": "127.0.0.1:7 [::1]:7",
-        "connections": "3 active, 5 accepted",
+        "workers": "13 14 (leaving)",
+        "listener echo": "tcp 127.0.0.1:7 [::1]:7",
+        "connections": "3 active, 5 accepted, 0 refused",
+        "datagrams": "7 answered, 77 bytes each way",
+        "log": "1 lines dropped",
         "last reload": outcome,
     } == {name: value.strip() for name, value in rows.items()}
 

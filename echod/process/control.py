@@ -50,9 +50,10 @@ def stop(path: Path | None, *, wait: bool) -> None:
 
 
 def status(path: Path | None) -> dict[str, Any]:
-    """Return the daemon's state."""
+    """Return the daemon's state, no older than `state.FRESH`, and how many seconds it has lived."""
     directory, _ = _find(path)
-    return state.read(directory)
+    found = state.read(directory)
+    return found | {"uptime": round(time.monotonic() - found["started"] / 1e9, 3)}
 
 
 def _find(path: Path | None) -> tuple[Path, int]:

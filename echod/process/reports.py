@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,8 @@ class Estate:
     manager: Manager
     nohup: bool
     """Whether the starter wants the daemon to outlive its terminal (nohup(1))."""
+    born: float = field(default_factory=time.monotonic)
+    """When that was."""
 
 
 def started(estate: Estate) -> Iterator[events.Event]:
@@ -86,6 +88,7 @@ def state(
         "pid": os.getpid(),
         "version": echod.__version__,
         "state": phase.value,
+        "started": round(estate.born * 1e9),
         "generation": generation,
         "listeners": estate.doors.state(estate.settings.config.doors),
         "workers": members,
@@ -95,6 +98,7 @@ def state(
             "accepted": board.total(Column.ACCEPTED),
             "refused": board.total(Column.REFUSED),
         },
+        "datagrams": {"answered": board.total(Column.DATAGRAMS), "bytes": board.total(Column.DATAGRAM_BYTES)},
         "log": {"dropped": board.total(Column.LOG_DROPPED)},
     }
 
@@ -125,9 +129,13 @@ def status(document: dict[str, Any], uptime: float) -> events.StatusReported:
         state=document["state"],
         generation=document["generation"],
         uptime=uptime,
+        listeners=[f"{listener['name']} {' '.join(listener['bound'])}" for listener in document["listeners"]],
         workers=[member["pid"] for member in document["workers"]],
         active=document["connections"]["active"],
         accepted=document["connections"]["accepted"],
         refused=document["connections"]["refused"],
+        datagrams=document["datagrams"]["answered"],
+        reload=reload.outcome(document["reload"]),
+        errors=(document["reload"] or {}).get("error"),
         log_dropped=document["log"]["dropped"],
     )

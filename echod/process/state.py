@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 STATE_FILE = "state.json"
 
+FRESH = 1.0
+"""Seconds that the numbers in the file may be old, while they change; `status` of an idle daemon costs no writing."""
+
 _DRAFT = f"{STATE_FILE}.new"
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import time
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -61,7 +60,9 @@ class Supervisor:
         self._estate = estate
         self._ready = ready
         self._emit = estate.log.emit
-        self._born = time.monotonic()
+        self._born = estate.born
+        self._written: dict[str, Any] = {}
+        self._outdated = inf
         self._phase = Phase.STARTING
         self._generation = 1
         self._reload_wanted = False
@@ -137,7 +138,7 @@ class Supervisor:
     # -- what follows from the workers' answers -----------------------------------------------------------------------
 
     def _progress(self, now: float) -> None:
-        if self._crew.changed:
+        if self._crew.changed or (now >= self._outdated and self._state() != self._written):
             self._crew.changed = False
             self._write_state()
         match self._phase:
@@ -303,8 +304,10 @@ class Supervisor:
         return reports.state(self._estate, self._phase, self._generation, self._crew.members, self._report)
 
     def _write_state(self) -> None:
+        self._written = self._state()
+        self._outdated = self._reactor.now + state.FRESH
         with suppress(OSError):  # a full disk must not stop the echo; the next change writes it anew
-            state.write(self._estate.directory, self._state())
+            state.write(self._estate.directory, self._written)
 
 
 def _terminal_opens() -> bool:

@@ -55,12 +55,14 @@ def fake(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 
 def test_each_command_sends_its_signal(fake: Fake, config_file: Path) -> None:
-    """HUP reloads and TERM stops, without waiting unless asked to; status sends nothing."""
-    state.write(fake.directory, {"state": "ready"})
+    """HUP reloads and TERM stops, without waiting unless asked to; status sends nothing, and knows the uptime."""
+    state.write(fake.directory, {"state": "ready", "started": time.monotonic_ns() - 5 * 10**9})
     control.reload(config_file, wait=False)
     control.stop(config_file, wait=False)
 
-    assert {"state": "ready"} == control.status(config_file)
+    found = control.status(config_file)
+
+    assert ("ready", True) == (found["state"], 5 <= found["uptime"] < 60)
     assert [(PID, signal.SIGHUP), (PID, signal.SIGTERM)] == fake.sent
 
 

@@ -25,6 +25,7 @@ def estate(directory: Path, who: Identity | None = None) -> reports.Estate:
     board = Scoreboard()
     row = board.take_row(())
     row[Column.ACTIVE], row[Column.ACCEPTED], row[Column.REFUSED], row[Column.LOG_DROPPED] = 2, 5, 3, 1
+    row[Column.DATAGRAMS], row[Column.DATAGRAM_BYTES] = 9, 900
     config = Config(listener=(Listener(address="127.0.0.1:0"),))
     adjusted = events.ConfigAdjusted(config_key="limits.max_connections", value=960)
     settings = Settings(
@@ -72,11 +73,27 @@ def test_the_summary_says_why_a_reload_was_refused(tmp_path: Path) -> None:
 
 def test_the_snapshot_says_what_the_state_file_says(tmp_path: Path) -> None:
     """Both have the same numbers, those of the scoreboard."""
-    document = reports.state(estate(tmp_path), reports.Phase.READY, 4, MEMBERS, reload.Report(started=1))
+    mine = estate(tmp_path)
+    refused = reload.Report(started=1)
+    refused.end(78, ["a.toml:3: wrong"])
+    document = reports.state(mine, reports.Phase.READY, 4, MEMBERS, refused)
+    document["listeners"][0]["bound"] = ["127.0.0.1:7", "[::1]:7"]
     expected = events.StatusReported(
-        state="ready", generation=4, uptime=1.5, workers=[77], active=2, accepted=5, refused=3, log_dropped=1
+        state="ready",
+        generation=4,
+        uptime=1.5,
+        listeners=["echo 127.0.0.1:7 [::1]:7"],
+        workers=[77],
+        active=2,
+        accepted=5,
+        refused=3,
+        datagrams=9,
+        reload="refused",
+        errors=["a.toml:3: wrong"],
+        log_dropped=1,
     )
 
     assert expected == reports.status(document, uptime=1.5)
     assert {"active": 2, "accepted": 5, "refused": 3} == document["connections"]
-    assert 1 == document["reload"]["started"]
+    assert {"answered": 9, "bytes": 900} == document["datagrams"]
+    assert (1, round(mine.born * 1e9)) == (document["reload"]["started"], document["started"])

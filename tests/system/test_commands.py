@@ -127,6 +127,28 @@ def test_status(start: Starter) -> None:
     assert sorted(worker["pid"] for worker in state["workers"]) == daemon.workers()
 
 
+def test_status_is_of_this_moment(start: Starter) -> None:
+    """Without a signal or any other event, the numbers follow what happens within a second or two.
+
+    While nothing happens the state file is left alone: an idle daemon keeps no disk awake.
+    """
+    daemon = start()
+    path = daemon.runtime / "state.json"
+
+    def active() -> int:
+        return int(json.loads(echod("status", "--json", "-c", str(daemon.file)).stdout)["connections"]["active"])
+
+    with connect(daemon.address()) as client:
+        ping(client)
+        wait_until(lambda: active() == 1, 5, "one active connection in the status")
+    wait_until(lambda: active() == 0, 5, "none in the status")
+    before = path.stat().st_mtime_ns
+    time.sleep(2.5)  # twice the time after which it would be written anew
+
+    assert path.stat().st_mtime_ns == before
+    assert json.loads(echod("status", "--json", "-c", str(daemon.file)).stdout)["uptime"] > 2.5
+
+
 @pytest.mark.parametrize(
     "command", [["status"], ["status", "--json"], ["stop"], ["stop", "--wait"], ["reload"]], ids=" ".join
 )

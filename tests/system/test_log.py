@@ -118,6 +118,9 @@ def test_usr2_reports_a_snapshot(start: Starter) -> None:
     assert record["echod.connections.accepted"] == 2
     assert record["echod.state"] == "ready"
     assert sorted(record["echod.worker.pids"]) == daemon.workers()
+    assert [f"echo 127.0.0.1:{daemon.address()[1]}"] == record["echod.listeners.bound"]
+    assert ("none", 0) == (record["echod.reload.outcome"], record["echod.datagrams.answered"])
+    assert record["echod.uptime"] > 0
 
 
 def test_the_path_of_a_connection(start: Starter, tmp_path: Path) -> None:
