@@ -90,6 +90,12 @@ class Event:
         """Return (attribute, log key) of each field, in the order of the record."""
         return tuple((field.name, field.metadata["key"]) for field in dataclasses.fields(cls))
 
+    @classmethod
+    @cache
+    def keys(cls) -> dict[str, str]:
+        """Return the log key of each attribute."""
+        return dict(cls.layout())
+
 
 # -- the service ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,56 @@
+"""What the log costs: the CPU time of a connection with its two records, against the same without them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system import daemon as harness
+from tests.system.clients import connect, ping
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Size
+    from tests.system.daemon import Daemon, Starter
+
+MOST = 1.25
+"""CPU time at level info, as a multiple of that at level error."""
+
+ROUNDS = 10
+
+
+def cost(daemon: Daemon, connections: int) -> float:
+    """Return the CPU seconds of all processes for one connection: connect, one message, close."""
+    address = daemon.address()
+    before = daemon.cpu()
+    for _ in range(connections):
+        with connect(address) as client:
+            ping(client, b"x" * 100)
+    return (daemon.cpu() - before) / connections
+
+
+@pytest.mark.alone
+def test_the_log_costs_little(start: Starter, tmp_path: Path, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At info a connection takes no more than a quarter of CPU time more than at error, with the log in a file.
+
+    `pytest -rP tests/system/test_log_cost.py` prints the figures. Both daemons are measured in turns, and the best
+    round of each counts, so that what else the machine does falls on both.
+    """
+    monkeypatch.setattr(harness, "ECHOD", [sys.executable, "-m", "echod"])  # without what -X dev costs
+    running = {
+        level: start(log={"level": level, "file": str(tmp_path / f"{level}.log")}) for level in ("error", "info")
+    }
+    costs: dict[str, list[float]] = {level: [] for level in running}
+    for _ in range(ROUNDS):
+        for level, daemon in running.items():
+            costs[level].append(cost(daemon, size(500, 2_000)))
+    best = {level: min(found) for level, found in costs.items()}
+    print(  # noqa: T201
+        f"CPU for a connection: {best['error'] * 1e6:.0f} us at error, {best['info'] * 1e6:.0f} us at info, "
+        f"{best['info'] / best['error'] - 1:+.1%}"
+    )
+
+    assert best["info"] <= MOST * best["error"]
