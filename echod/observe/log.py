@@ -32,9 +32,9 @@ from echod.observe.scoreboard import Column
 from echod.observe.sink import Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from structlog.typing import EventDict, Processor
+    from structlog.typing import Processor
 
     from echod.config import models
     from echod.observe.scoreboard import Row
@@ -71,17 +71,14 @@ class Log:
         if form == "auto":
             form = "console" if terminal else "json"
         forms = {"json": _to_json, "ecs": _to_ecs, "console": _to_console(colors=terminal)}
-        logger = structlog.wrap_logger(
-            _Lines(self.sink, prefixes),
-            processors=[forms[form]],
-            wrapper_class=structlog.make_filtering_bound_logger(settings.level),
-            context_class=dict,
+        logger: _Recorder = structlog.wrap_logger(
+            _Lines(self.sink, prefixes), processors=[forms[form]], wrapper_class=_Recorder, context_class=dict
         ).bind()
+        self._record = logger.record
         self._end_period()
         self._cap = Cap(settings.cap)
         self.verbose = settings.level == Level.DEBUG
         self._unwanted = frozenset(settings.suppress) | _below(settings.level)
-        self._say: dict[Level, Callable[..., Any]] = {level: getattr(logger, level) for level in Level}
 
     def emit(self, event: Event) -> None:
         """Queue the line of `event`; `flush` writes it."""
@@ -130,7 +127,7 @@ class Log:
 
     def _write(self, event: Event) -> None:
         try:
-            self._say[event.level](event.name, fact=event)
+            self._record(event)
         except Exception:  # noqa: BLE001  # whatever is wrong with one record, the echo goes on
             self.sink.lost += 1
 
@@ -140,20 +137,32 @@ class Log:
                 self._write(LogSuppressed(event=name, count=count))  # past the cap: one for each event at the most
 
 
+class _Recorder(structlog.BoundLoggerBase):
+    """structlog's logger for facts: they have no context that would have to be copied, and carry their level."""
+
+    def record(self, event: Event) -> None:
+        """Send `event` through the processors, and what comes out to the sink."""
+        passed: Any = event
+        for processor in self._processors:
+            passed = processor(self._logger, event.level, passed)
+        self._logger.put(event.level, passed)
+
+
 class _Lines:
-    """What structlog takes for a logger: every method queues a line."""
+    """What structlog takes for a logger: it queues lines."""
 
     def __init__(self, sink: Sink, prefixes: Mapping[Level, bytes]) -> None:
-        def method(level: Level) -> Callable[[bytes], None]:
-            prefix = prefixes[level]
-            return (lambda line: sink.put(prefix + line)) if prefix else sink.put
+        self._sink = sink
+        self._prefixes = prefixes
 
-        self.debug, self.info, self.warning, self.error = map(method, Level)
+    def put(self, level: Level, line: bytes) -> None:
+        """Queue `line`, with the prefix of its level."""
+        self._sink.put(self._prefixes[level] + line)
 
 
 def journal_line(event: Event) -> bytes:
     """Return the line of `event` for systemd's journal, for a process that has no log."""
-    return journal.PREFIXES[event.level] + _to_json(None, event.level, {"fact": event})
+    return journal.PREFIXES[event.level] + _to_json(None, event.level, event)
 
 
 def _below(level: Level) -> frozenset[str]:
@@ -171,17 +180,16 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
-def _to_json(_logger: object, level: str, fields: EventDict) -> bytes:
-    return _line(_record(level, fields))
+def _to_json(_logger: object, _level: str, event: Any) -> bytes:
+    return _line(_record(event))
 
 
-def _to_ecs(_logger: object, level: str, fields: EventDict) -> bytes:
-    return _line(ecs.document(_record(level, fields)))
+def _to_ecs(_logger: object, _level: str, event: Any) -> bytes:
+    return _line(ecs.document(_record(event)))
 
 
-def _record(level: str, fields: EventDict) -> dict[str, Any]:
-    event: Event = fields["fact"]
-    record = {"timestamp": _timestamp(), "level": level, "event": event.name}
+def _record(event: Event) -> dict[str, Any]:
+    record: dict[str, Any] = {"timestamp": _timestamp(), "level": event.level, "event": event.name}
     keys = event.keys()
     for attribute, value in vars(event).items():
         if value is not None:
@@ -223,8 +231,8 @@ def _cut(value: object, length: int) -> object:
 def _to_console(*, colors: bool) -> Processor:
     renderer = structlog.dev.ConsoleRenderer(colors=colors)
 
-    def render(logger: Any, level: str, fields: EventDict) -> bytes:
-        record = _record(level, fields)
+    def render(logger: Any, level: str, event: Any) -> bytes:
+        record = _record(event)
         for length in LENGTHS:
             # Always, and not only what is too long: the renderer leaves control characters in short words as they are.
             text = renderer(logger, level, {key: _cut(value, length) for key, value in record.items()})

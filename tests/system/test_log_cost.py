@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system import daemon as harness
-from tests.system.clients import connect, read_exactly
+from tests.system.clients import read_exactly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +31,12 @@ def cost(daemon: Daemon, batches: int) -> float:
     before = daemon.cpu()
     for _ in range(batches):
         with ExitStack() as stack:
-            clients = [stack.enter_context(connect(address)) for _ in range(BATCH)]
+            clients = [stack.enter_context(socket.socket()) for _ in range(BATCH)]
             for client in clients:
+                client.setblocking(False)
+                client.connect_ex(address)
+            for client in clients:
+                client.settimeout(5)
                 client.sendall(b"x" * 100)
             for client in clients:
                 read_exactly(client, 100)
