@@ -13,8 +13,8 @@ Rooms, each of which may import only from those before it:
     config/          what the operator asked for: models, loading, dumping, plan; unit and manual ship
     core/            decides, pure: lifecycle, connection, proxy, tls, exchange, datagrams, injection, access, …
     net/             acts, sockets only: poller, reactor, sockets, stream, proxied, secured, datagram, listener, admin
-    observe/         what others see: sink, log, journal, scoreboard, addresses, tally, metrics, pages (beside net/,
-                     neither imports the other)
+    observe/         what others see: sink, log, cap, ecs, schema, journal; scoreboard, addresses, tally, metrics, pages
+                     (beside net/, neither imports the other)
     process/         lives: supervisor, worker and all that a daemon owes to the system
     cli              arguments to a command, outcome to an exit code
 
