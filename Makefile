@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, \
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
 FUZZ ?= 60
-PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl prometheus socat \
-	strace util-linux
+PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl prometheus rsyslog \
+	socat strace util-linux
 PYTEST := $(BIN)/python -X dev -m pytest
 
 # Where `make install` puts things, by GNU's conventions: DESTDIR goes before every path, and into no file.
@@ -36,8 +36,8 @@ DROP_INS = $(DESTDIR)$(unitdir)/echod.service.d
 # Units name the command where it is, and the configuration where that is not the default one.
 CONFIG = $(if $(filter-out /etc,$(sysconfdir)), -c $(sysconfdir)/echod.toml)
 NAMED = sed -e 's|=/usr/local/bin/echod |=$(bindir)/echod |' -e 's,^Exec\(Start\|Reload\)=.*,&$(CONFIG),'
-EXAMPLES = etc/echod.logrotate etc/grafana-dashboard.json etc/prometheus-rules.yml systemd/echod-classic.service \
-	systemd/echod.sysusers systemd/echod.tmpfiles systemd/echod.service.d/tls.conf
+EXAMPLES = etc/echod.logrotate etc/grafana-dashboard.json etc/prometheus-rules.yml $(wildcard etc/shipping/*) \
+	systemd/echod-classic.service systemd/echod.sysusers systemd/echod.tmpfiles systemd/echod.service.d/tls.conf
 
 .DEFAULT_GOAL := help
 .PHONY: help run test peers coverage storm format lint types check man clean install install-socket uninstall

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from echod import events
 from echod.config import dumping, manual
@@ -85,6 +86,34 @@ def test_the_remedy_for_closed_sockets_is_the_same_everywhere() -> None:
 
     assert f"`{remedy}`" in README
     assert all(f"\n{command}\n" in manual for command in remedy.split(" && "))
+
+
+@pytest.mark.parametrize("name", ["filebeat.yml", "fluent-bit.yaml", "otelcol.yaml", "vector.yaml"])
+def test_the_examples_for_shippers_are_yaml(name: str) -> None:
+    """Each is one mapping, without the tabs and the loose ends that YAML does not take.
+
+    Known limit: none of these programs is packaged where tests can have it, so only their syntax is held.
+    """
+    document = yaml.safe_load((ROOT / "etc/shipping" / name).read_text())
+
+    assert isinstance(document, dict)
+    assert "echod" in str(document)
+
+
+def test_the_examples_for_shippers_refer_to_what_they_have() -> None:
+    """What reads from another part of the same file names a part that is there."""
+    vector, otelcol = (
+        yaml.safe_load((ROOT / "etc/shipping" / name).read_text()) for name in ("vector.yaml", "otelcol.yaml")
+    )
+    parts = vector["sources"] | vector["transforms"] | vector["sinks"]
+    logs = otelcol["service"]["pipelines"]["logs"]
+    alloy = (ROOT / "etc/shipping/config.alloy").read_text()
+    blocks = {".".join(block) for block in re.findall(r'^([a-z.]+) "([a-z]+)" {$', alloy, re.MULTILINE)}
+
+    assert {source for part in parts.values() for source in part.get("inputs", [])} <= set(parts)
+    assert (set(logs["receivers"]), set(logs["exporters"])) == (set(otelcol["receivers"]), set(otelcol["exporters"]))
+    assert {"loki.process.echod", "loki.write.default"} == set(re.findall(r"\[(.*)\.receiver\]", alloy)) <= blocks
+    assert alloy.count("{") == alloy.count("}")
 
 
 def test_the_unit_is_clean() -> None:
