@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, \
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
 FUZZ ?= 60
+ROUNDS ?= 5
 PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl prometheus rsyslog \
-	socat strace util-linux
+	socat strace util-linux valgrind
 PYTEST := $(BIN)/python -X dev -m pytest
 
 # Where `make install` puts things, by GNU's conventions: DESTDIR goes before every path, and into no file.
@@ -40,7 +41,7 @@ EXAMPLES = etc/echod.logrotate etc/grafana-dashboard.json etc/prometheus-rules.y
 	systemd/echod-classic.service systemd/echod.sysusers systemd/echod.tmpfiles systemd/echod.service.d/tls.conf
 
 .DEFAULT_GOAL := help
-.PHONY: help run test peers coverage storm format lint types check man clean install install-socket uninstall
+.PHONY: help run test peers coverage storm bench bench-gate format lint types check man clean install install-socket uninstall
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -75,6 +76,16 @@ coverage: $(STAMP) ## measure branch coverage, in all processes; fails below 95 
 	-$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=95
 
+$(STAMP)-bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --group bench
+	touch $@
+
+bench: $(STAMP)-bench ## measure echod beside asyncio, uvloop, C, Go, node and socat; some minutes
+	$(BIN)/python -m bench --rounds $(ROUNDS)
+
+bench-gate: $(STAMP) ## hold the instructions of a message against the best so far; RECORD=1 records them
+	$(BIN)/python -m bench gate $(if $(RECORD),--record)
+
 format: $(STAMP) ## lay out the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -90,7 +101,7 @@ man: $(STAMP) ## write the manual pages of the configuration and of the log from
 types: $(STAMP) ## check the types, strictly
 	$(BIN)/mypy
 
-check: lint types test coverage ## all gates
+check: lint types test coverage bench-gate ## all gates
 
 clean: ## remove all that was made
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
