@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+LARGE = 100
+"""Above it a figure is written without decimals."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -24,7 +27,7 @@ class Goal:
         if figure is None:
             return f"   ?  {self.text}: not measured, goal {self.side} {self.bound:g}"
         word = "met" if self.met(figure) else "OFF"
-        said = f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+        said = f"{figure:,.0f}" if self.bound > LARGE else f"{figure:.3g}"
         return f" {word}  {self.text}: {said}, goal {self.side} {self.bound:g} ({figure / self.bound - 1:+.0%})"
 
 

@@ -20,7 +20,8 @@ Theory of operation
     still echoes, and from then on the half-close deadline holds, as for every connection that has only to send.
 
     Bytes that the kernel takes at once are never copied: `receive` keeps a view of the caller's buffer as `outgoing`,
-    and `sent` copies only what was left over.
+    and `sent` copies only what was left over. Nearly all messages pass like that on a connection with nothing else to
+    do: as long as `passing` is not 0, its owner may receive so many bytes, send them, and say only `passed`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from echod.events import CloseReason
 
 if TYPE_CHECKING:
     from echod.config.models import Limits
+
+RECEIVE = 256 * 1024
+"""Bytes that are received at once, at most: what a connection holds for a slow peer by default."""
 
 QUIET = 0.25
 """Seconds without a byte after which a draining connection counts as idle."""
@@ -71,6 +75,7 @@ class Connection:
         "echoed",
         "opened",
         "outgoing",
+        "passing",
         "reason",
         "received",
         "state",
@@ -96,6 +101,8 @@ class Connection:
         self._paused = False
         self._moved = now
         self._entered = now
+        self.passing = 0
+        self._weigh()
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
@@ -126,6 +133,13 @@ class Connection:
         else:
             self.outgoing = data
         self._paused = len(self.outgoing) >= self._buffer
+        self.passing = 0
+
+    def passed(self, count: int, now: float) -> None:
+        """Note that `count` bytes, at most `passing`, were received and that the kernel has taken them back."""
+        self.received += count
+        self.echoed += count
+        self._moved = now
 
     def receive_eof(self, now: float) -> None:
         """Note that the peer has shut down its side."""
@@ -141,6 +155,7 @@ class Connection:
             self.outgoing = _NOTHING
             self._paused = False
             self._flushed(now)
+            self._weigh()
         else:
             self._hold(count)
 
@@ -253,6 +268,11 @@ class Connection:
         self._entered = now
         if state is State.CLOSED:
             self.outgoing = _NOTHING
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Set `passing`; a connection that looks at bytes leaves it at 0."""
+        self.passing = min(self._buffer, RECEIVE) if self.at_rest else 0
 
     def _flushed(self, now: float) -> None:
         if self.state is State.HALF_CLOSED and not self.outgoing:

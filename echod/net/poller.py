@@ -177,6 +177,9 @@ def _three_lists(events: Iterable[tuple[int, int]]) -> Ready:
     writable: list[int] = []
     exceptional: list[int] = []
     for fd, mask in events:
+        if mask == _READ:  # nearly all of them
+            readable.append(fd)
+            continue
         if mask & _READ:
             readable.append(fd)
         if mask & _WRITE:

@@ -176,8 +176,9 @@ class Reactor:
                     self._crash(handler, error)
         self._expire(now)
         for fd in chain(readable, writable, exceptional):
-            if fd in handlers:
-                self._settle(handlers[fd])
+            seen = handlers.get(fd)
+            if seen and (seen.done or seen.interest != seen.watched or seen.deadline < seen.armed):
+                self._settle(seen)
         while self._touched:
             self._settle(self._touched.pop())
 

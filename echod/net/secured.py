@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from echod.core.connection import RECEIVE
 from echod.core.lifecycle import State
 from echod.core.tls import WIRE, Tls
 from echod.events import CloseReason, ConnectionReceived, ConnectionSent
 from echod.net.poller import READABLE, WRITABLE
 from echod.net.proxied import ProxiedStream
-from echod.net.stream import RECEIVE
 
 if TYPE_CHECKING:
     import socket

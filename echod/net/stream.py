@@ -12,6 +12,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from echod.core.connection import RECEIVE
 from echod.core.lifecycle import State
 from echod.events import (
     CloseReason,
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from echod.core.connection import Connection
     from echod.events import DropReason, Event, RefuseReason
     from echod.net.caller import Caller
-
-RECEIVE = 256 * 1024
-"""Bytes that are received at once, at most: what a connection holds for a slow peer by default."""
 
 
 class Gate(Protocol):
@@ -137,9 +135,9 @@ class Stream(Handler):
 
     def on_readable(self, now: float) -> None:
         """Receive what there is, at most as much as may be held, and offer it back to the kernel at once."""
-        connection = self.connection
+        connection, buffer = self.connection, self._setting.buffer
         try:
-            count = self.socket.recv_into(self._setting.buffer, min(connection.room, RECEIVE))
+            count = self.socket.recv_into(buffer, connection.passing or min(connection.room, RECEIVE))
         except BlockingIOError:
             return
         except OSError as error:
@@ -149,9 +147,12 @@ class Stream(Handler):
             connection.receive_eof(now)
             self._update()
             return
+        if connection.passing and not self._setting.verbose:
+            self._pass(buffer[:count], now)
+            return
         if self._setting.verbose:
             self._setting.emit(ConnectionReceived(**self.caller.mark(), count=count))
-        connection.receive(self._setting.buffer[:count], now)
+        connection.receive(buffer[:count], now)
         if connection.outgoing:
             self._send(now)
         if self.interest != READABLE or not connection.at_rest:
@@ -248,6 +249,24 @@ class Stream(Handler):
     def _details(self) -> dict[str, Any]:
         """Return what the closing record says beyond what all have."""
         return {}
+
+    def _pass(self, data: memoryview, now: float) -> None:
+        """Send what has just come, on a connection with nothing else to do; hold only what the kernel does not take."""
+        connection = self.connection
+        try:
+            count = self.socket.send(data)
+        except BlockingIOError:
+            count = 0
+        except OSError as error:
+            connection.receive(data, now)
+            self._lose(CloseReason.WRITE_FAILED, error, now)
+            return
+        if count == len(data):
+            connection.passed(count, now)
+            return
+        connection.receive(data, now)
+        connection.sent(count, now)
+        self._advance(now)
 
     def _send(self, now: float) -> None:
         connection = self.connection

@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from echod.config.listeners import ADMIN
 from echod.core.access import Networks
+from echod.core.connection import RECEIVE
 from echod.events import CloseReason, ServiceFailed
 from echod.net.admin import AdminListener, AdminStream
 from echod.net.datagram import Datagrams
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import RECEIVE, Setting, Stream
+from echod.net.stream import Setting, Stream
 from echod.observe.pages import Pages
 from echod.observe.scoreboard import Column, Gate
 from echod.observe.tally import STALL, Tally

@@ -13,13 +13,13 @@ import pytest
 from echod.config import listeners as models
 from echod.config.models import Limits
 from echod.core.access import Networks
-from echod.core.connection import Connection
+from echod.core.connection import RECEIVE, Connection
 from echod.events import DropReason, RefuseReason
 from echod.net.caller import Caller, Origin
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import RECEIVE, Setting, Stream
+from echod.net.stream import Setting, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

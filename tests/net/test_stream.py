@@ -606,7 +606,7 @@ def test_a_defect_costs_one_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(stream.connection), "receive", crash)
+        patch.setattr(type(stream.connection), "passed", crash)
         client.send(b"hello")
         rig.until(lambda: stream.done)
     other.send(b"x")
