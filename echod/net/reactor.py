@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import heapq
 import time
-from itertools import chain, count
+from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -57,8 +57,8 @@ class Handler:
         self.watched = 0
         self.armed = inf
 
-    def on_readable(self, now: float) -> None:
-        """Read, since it will not block."""
+    def on_readable(self, now: float) -> bool | None:
+        """Read, since it will not block. True says that no attribute has changed: the reactor need not look again."""
 
     def on_writable(self, now: float) -> None:
         """Write, since it will not block."""
@@ -152,16 +152,20 @@ class Reactor:
         """Wait until something is ready or due, for at most `longest` seconds, and see to it."""
         readable, writable, exceptional = self._ready(longest)
         now = self.now = self._clock()
-        handlers = self._handlers
+        handlers, touched = self._handlers, self._touched
         for fd in readable:
             handler = handlers[fd]
             if handler.interest & READABLE and not handler.done:
                 try:
-                    handler.on_readable(now)
+                    if not handler.on_readable(now):
+                        touched.append(handler)
                 except Exception as error:  # noqa: BLE001  # the one place: see the rules
                     self._crash(handler, error)
+            else:
+                touched.append(handler)
         for fd in writable:
             handler = handlers[fd]
+            touched.append(handler)
             if handler.interest & WRITABLE and not handler.done:
                 try:
                     handler.on_writable(now)
@@ -169,18 +173,16 @@ class Reactor:
                     self._crash(handler, error)
         for fd in exceptional:
             handler = handlers[fd]
+            touched.append(handler)
             if not handler.done:
                 try:
                     handler.on_exceptional(now)
                 except Exception as error:  # noqa: BLE001  # as above
                     self._crash(handler, error)
         self._expire(now)
-        for fd in chain(readable, writable, exceptional):
-            seen = handlers.get(fd)
-            if seen and (seen.done or seen.interest != seen.watched or seen.deadline < seen.armed):
-                self._settle(seen)
-        while self._touched:
-            self._settle(self._touched.pop())
+        for handler in touched:  # which may touch others: they come last
+            self._settle(handler)
+        touched.clear()
 
     def _ready(self, longest: float) -> Ready:
         try:
@@ -254,5 +256,6 @@ class Reactor:
         heapq.heapify(self._deadlines)
 
     def _crash(self, handler: Handler, error: Exception) -> None:
+        self._touched.append(handler)
         self._crashed(handler, error)
         handler.on_crash(error, self.now)

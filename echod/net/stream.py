@@ -133,22 +133,48 @@ class Stream(Handler):
         self._setting = setting
         self._say_opened()
 
-    def on_readable(self, now: float) -> None:
-        """Receive what there is, at most as much as may be held, and offer it back to the kernel at once."""
+    def on_readable(self, now: float) -> bool | None:
+        """Receive what there is and offer it back at once: on the short way, as long as nothing else is to be done."""
+        connection, setting = self.connection, self._setting
+        if setting.verbose or not connection.passing:
+            self._receive(now)
+            return False
+        try:
+            count = self.socket.recv_into(setting.buffer, connection.passing)
+        except OSError as error:
+            self._not_received(error, now)
+            return False
+        if not count:
+            connection.receive_eof(now)
+            self._update()
+            return False
+        data = setting.buffer[:count]
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            connection.receive(data, now)
+            self._lose(CloseReason.WRITE_FAILED, error, now)
+            return False
+        if sent == count:
+            connection.passed(count, now)
+        else:
+            connection.receive(data, now)
+            connection.sent(sent, now)
+            self._advance(now)
+        return sent == count
+
+    def _receive(self, now: float) -> None:
         connection, buffer = self.connection, self._setting.buffer
         try:
-            count = self.socket.recv_into(buffer, connection.passing or min(connection.room, RECEIVE))
-        except BlockingIOError:
-            return
+            count = self.socket.recv_into(buffer, min(connection.room, RECEIVE))
         except OSError as error:
-            self._lose(CloseReason.READ_FAILED, error, now)
+            self._not_received(error, now)
             return
         if not count:
             connection.receive_eof(now)
             self._update()
-            return
-        if connection.passing and not self._setting.verbose:
-            self._pass(buffer[:count], now)
             return
         if self._setting.verbose:
             self._setting.emit(ConnectionReceived(**self.caller.mark(), count=count))
@@ -250,23 +276,9 @@ class Stream(Handler):
         """Return what the closing record says beyond what all have."""
         return {}
 
-    def _pass(self, data: memoryview, now: float) -> None:
-        """Send what has just come, on a connection with nothing else to do; hold only what the kernel does not take."""
-        connection = self.connection
-        try:
-            count = self.socket.send(data)
-        except BlockingIOError:
-            count = 0
-        except OSError as error:
-            connection.receive(data, now)
-            self._lose(CloseReason.WRITE_FAILED, error, now)
-            return
-        if count == len(data):
-            connection.passed(count, now)
-            return
-        connection.receive(data, now)
-        connection.sent(count, now)
-        self._advance(now)
+    def _not_received(self, error: OSError, now: float) -> None:
+        if not isinstance(error, BlockingIOError):
+            self._lose(CloseReason.READ_FAILED, error, now)
 
     def _send(self, now: float) -> None:
         connection = self.connection
