@@ -44,6 +44,5 @@ GOALS = (
     Goal("start", "seconds from `echod run` to the first connect", 0.5),
     Goal("version", "seconds of `echod --version`", 0.1),
     Goal("reload", "seconds from HUP to reload.completed", 0.1),
-    Goal("busy poll", "round trip with busy_poll, p50, against C epoll that sleeps", 1.0),
     Goal("two workers", "instructions for a message with two workers, against one", 1.05),
 )

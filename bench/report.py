@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Rounds = dict[str, dict[str, list["Run"]]]
 """Runs of all rounds, by server and scenario."""
 
+FORKING = {"socat"}
+"""Their work is done by processes that come and go, whose CPU time nobody adds up."""
+
 UNITS = {"messages": 1.0, "round trip": 1.0, "bulk": 64 / 1024, "connections": 1.0}
 """What a message counts for: of the bulk, its MiB."""
 
@@ -42,12 +45,13 @@ def table(rounds: Rounds) -> str:
         lines += ["", f"{scenario:12}{what:>12}   {heads}"]
         for server, runs in rounds.items():
             found = ratios(rounds, server, YARDSTICK, scenario, lambda run, name=scenario: figure(name, run))  # type: ignore[misc]
-            thrift = ratios(rounds, server, YARDSTICK, scenario, lambda run: run.thrift)
+            ways = ratios(rounds, server, YARDSTICK, scenario, lambda run: run.thrift)
+            thrift = f"{median(ways):.2f}" if server not in FORKING else "-"
             absolute = median(figure(scenario, run) for run in runs[scenario])
             share = median(run.share for run in runs[scenario])
             lines.append(
                 f"{server:12}{absolute:12,.1f}   {median(found):12.2f} ({min(found):.2f}, {max(found):.2f})"
-                f"{median(thrift):21.2f}{share:22.0%}"
+                f"{thrift:>21}{share:22.0%}"
             )
     return "\n".join(lines[1:])
 
