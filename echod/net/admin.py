@@ -17,7 +17,7 @@ from echod.core.exchange import Exchange
 from echod.core.lifecycle import State
 from echod.events import AdminAnswered, CloseReason
 from echod.net.listener import Listener
-from echod.net.stream import Setting, Stream
+from echod.net.stream import Stream
 
 if TYPE_CHECKING:
     import socket
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from echod.events import DropReason, RefuseReason
     from echod.net.caller import Caller
     from echod.net.reactor import Reactor
+    from echod.net.setting import Setting
 
 PATIENCE = 5.0
 """Seconds from a connect to the last byte of the answer."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from echod.config import listeners as models
-    from echod.net.stream import Setting
+    from echod.net.setting import Setting
 
 PER_TURN = 64
 """Datagrams that are answered before others have their turn."""

@@ -21,12 +21,13 @@ from echod.net.poller import READABLE
 from echod.net.proxied import ProxiedStream, Terms
 from echod.net.reactor import Handler, Reactor
 from echod.net.secured import SecuredStream
-from echod.net.stream import QuietStream, Setting, Stream
+from echod.net.stream import QuietStream, Stream
 
 if TYPE_CHECKING:
     import socket
 
     from echod.config import listeners as models
+    from echod.net.setting import Setting
     from echod.net.sockets import Address
 
 ACCEPTS_PER_TURN = 16

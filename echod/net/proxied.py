@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from echod.core.access import Access
     from echod.core.connection import Connection
     from echod.net.caller import Caller
-    from echod.net.stream import Setting
+    from echod.net.setting import Setting
 
 
 @dataclass(frozen=True)

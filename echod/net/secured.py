@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from echod.core.connection import Connection
     from echod.net.caller import Caller
     from echod.net.proxied import Terms
-    from echod.net.stream import Setting
+    from echod.net.setting import Setting
 
 _ECHOING = (State.OPEN, State.DRAINING)
 

@@ -9,8 +9,7 @@ copy, nothing allocated that outlives the call, no change of interest, no log ca
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from echod.core.connection import RECEIVE
 from echod.core.lifecycle import State
@@ -27,94 +26,9 @@ from echod.net.poller import READABLE, WRITABLE
 from echod.net.reactor import Handler
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Mapping
-
-    from echod.config.models import Limits
-    from echod.core.access import Networks
     from echod.core.connection import Connection
-    from echod.events import DropReason, Event, RefuseReason
     from echod.net.caller import Caller
-
-
-class Gate(Protocol):
-    """Counts connections for the whole daemon and says who may come in."""
-
-    limit: int
-    """Connections at once, over all workers."""
-
-    per_address: int
-    """The same for one address; 0 for any number."""
-
-    def open(self) -> bool:
-        """Prepare to admit; False when another worker is deciding just now: ask again soon. Ends with `shut`."""
-        ...
-
-    def admit(self, key: int) -> int | RefuseReason:
-        """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
-        ...
-
-    def refuse(self, reason: RefuseReason) -> int:
-        """Count one connection that was turned away and return an id for it."""
-        ...
-
-    def shut(self) -> None:
-        """End what `open` began."""
-        ...
-
-    def crowded(self) -> bool:
-        """Tell whether this worker has many more connections than its siblings."""
-        ...
-
-    def enter(self, key: int) -> bool:
-        """Count an address in that became known later; False when it has enough connections."""
-        ...
-
-    def leave(self, key: int) -> None:
-        """Count one connection out, with the key that it came in with."""
-        ...
-
-
-class Tally(Protocol):
-    """Counts what goes on, for the whole daemon."""
-
-    def moved(self, received: int, echoed: int) -> None:
-        """Count bytes that a connection has taken and given since it last said so."""
-        ...
-
-    def closed(self, connection: Connection) -> None:
-        """Count one that has ended."""
-        ...
-
-    def echoed(self, count: int) -> None:
-        """Count one that was sent back, of `count` bytes."""
-        ...
-
-    def dropped(self, reason: DropReason) -> None:
-        """Count one that was not."""
-        ...
-
-
-@dataclass
-class Setting:
-    """What all connections of a worker share. A reload replaces the values; an open connection keeps its limits."""
-
-    limits: Limits
-    buffer: memoryview
-    """What every connection of the worker receives into; RECEIVE bytes."""
-    gate: Gate
-    emit: Callable[[Event], None]
-    verbose: bool
-    """Whether events of level debug are wanted."""
-    workers: int
-    """Workers that share what is said for all of them."""
-    tally: Tally
-    udp_ports: frozenset[int]
-    """The ports of all UDP sockets of the daemon."""
-    quiet: Networks
-    """Clients whose connections are reported only if they carry a byte."""
-    contexts: Mapping[str, ssl.SSLContext]
-    """What the listeners that speak TLS do it with, by name."""
+    from echod.net.setting import Setting
 
 
 class Stream(Handler):

@@ -30,7 +30,8 @@ from echod.net.datagram import Datagrams
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import Setting, Stream
+from echod.net.setting import Setting
+from echod.net.stream import Stream
 from echod.observe.pages import Pages
 from echod.observe.scoreboard import Column, Gate
 from echod.observe.tally import STALL, Tally

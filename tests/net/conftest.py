@@ -19,7 +19,8 @@ from echod.net.caller import Caller, Origin
 from echod.net.listener import Listener
 from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
-from echod.net.stream import Setting, Stream
+from echod.net.setting import Setting
+from echod.net.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
