@@ -99,6 +99,8 @@ MEANINGS = {
     "error.type": "What went wrong, in a word: the kernel's, such as ECONNRESET, or a short cause.",
     "exception.message": "The exception's text.",
     "exception.stacktrace": "Where it was raised.",
+    "http.request.method": "What the client of the admin listener wanted to do.",
+    "http.response.status_code": "What it was answered; without one, it had not asked.",
     "log.file.path": "The log file.",
     "network.peer.address": "The proxy through which the client came.",
     "network.peer.port": "The proxy's port.",
@@ -118,6 +120,7 @@ MEANINGS = {
     "tls.resumed": "Whether the client has continued an earlier session.",
     "tls.server.not_after": "Until when the certificate is good.",
     "tls.server.not_before": "Since when it is.",
+    "url.path": "What it asked for.",
 }
 """What each key of a record means, with its unit."""
 
