@@ -127,6 +127,7 @@ def _table(state: dict[str, Any]) -> str:
             for listener in state["listeners"]
         ),
         ("connections", ", ".join(f"{count} {what}" for what, count in state["connections"].items())),
+        ("bytes", f"{state['io']['receive']} received, {state['io']['transmit']} sent back"),
         ("datagrams", f"{state['datagrams']['answered']} answered, {state['datagrams']['bytes']} bytes each way"),
         ("log", f"{state['log']['dropped']} lines dropped"),
         ("last reload", _reload_ended(state["reload"])),

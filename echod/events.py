@@ -163,6 +163,8 @@ class StatusReported(Event):
     active: int | None = key("echod.connections.active")
     accepted: int | None = key("echod.connections.accepted")
     refused: int | None = key("echod.connections.refused")
+    received: int | None = key("echod.io.receive")
+    echoed: int | None = key("echod.io.transmit")
     datagrams: int | None = key("echod.datagrams.answered")
     reload: str | None = key("echod.reload.outcome")
     errors: list[str] | None = key("echod.config.errors")

@@ -30,6 +30,7 @@ STATE: dict[str, Any] = {
     "workers": [{"slot": 1, "pid": 13, "retiring": False}, {"slot": 2, "pid": 14, "retiring": True}],
     "reload": None,
     "connections": {"active": 3, "accepted": 5, "refused": 0},
+    "io": {"receive": 1234, "transmit": 1230},
     "datagrams": {"answered": 7, "bytes": 77},
     "log": {"dropped": 1},
 }
@@ -165,6 +166,7 @@ def test_status_is_a_table(
         "workers": "13 14 (leaving)",
         "listener echo": "tcp 127.0.0.1:7 [::1]:7",
         "connections": "3 active, 5 accepted, 0 refused",
+        "bytes": "1234 received, 1230 sent back",
         "datagrams": "7 answered, 77 bytes each way",
         "log": "1 lines dropped",
         "last reload": outcome,

@@ -98,6 +98,7 @@ def state(
             "accepted": board.total(Column.ACCEPTED),
             "refused": board.total(Column.REFUSED),
         },
+        "io": {"receive": board.total(Column.RECEIVED), "transmit": board.total(Column.ECHOED)},
         "datagrams": {"answered": board.total(Column.DATAGRAMS), "bytes": board.total(Column.DATAGRAM_BYTES)},
         "log": {"dropped": board.total(Column.LOG_DROPPED)},
     }
@@ -134,6 +135,8 @@ def status(document: dict[str, Any], uptime: float) -> events.StatusReported:
         active=document["connections"]["active"],
         accepted=document["connections"]["accepted"],
         refused=document["connections"]["refused"],
+        received=document["io"]["receive"],
+        echoed=document["io"]["transmit"],
         datagrams=document["datagrams"]["answered"],
         reload=reload.outcome(document["reload"]),
         errors=(document["reload"] or {}).get("error"),

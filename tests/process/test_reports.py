@@ -25,6 +25,7 @@ def estate(directory: Path, who: Identity | None = None) -> reports.Estate:
     board = Scoreboard()
     row = board.take_row(())
     row[Column.ACTIVE], row[Column.ACCEPTED], row[Column.REFUSED], row[Column.LOG_DROPPED] = 2, 5, 3, 1
+    row[Column.RECEIVED], row[Column.ECHOED] = 1234, 1230
     row[Column.DATAGRAMS], row[Column.DATAGRAM_BYTES] = 9, 900
     config = Config(listener=(Listener(address="127.0.0.1:0"),))
     adjusted = events.ConfigAdjusted(config_key="limits.max_connections", value=960)
@@ -87,6 +88,8 @@ def test_the_snapshot_says_what_the_state_file_says(tmp_path: Path) -> None:
         active=2,
         accepted=5,
         refused=3,
+        received=1234,
+        echoed=1230,
         datagrams=9,
         reload="refused",
         errors=["a.toml:3: wrong"],
@@ -95,5 +98,6 @@ def test_the_snapshot_says_what_the_state_file_says(tmp_path: Path) -> None:
 
     assert expected == reports.status(document, uptime=1.5)
     assert {"active": 2, "accepted": 5, "refused": 3} == document["connections"]
+    assert {"receive": 1234, "transmit": 1230} == document["io"]
     assert {"answered": 9, "bytes": 900} == document["datagrams"]
     assert (1, round(mine.born * 1e9)) == (document["reload"]["started"], document["started"])

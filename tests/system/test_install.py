@@ -139,7 +139,7 @@ def test_elsewhere_from_install_to_uninstall(service: Service) -> None:
     assert "" == said
     assert {"FragmentPath": f"{DROP_INS}/echod.service", "ActiveState": "active"} == used
     assert [f"{ELSEWHERE}/bin/echod", "run", "-c", f"{ELSEWHERE}/conf/echod.toml"] == command[2:]
-    assert {"/pages/man5/echod.toml.5", "/pages/man8/echod.8"} == set(pages)
+    assert {"/pages/man5/echod.toml.5", "/pages/man7/echod-events.7", "/pages/man8/echod.8"} == set(pages)
     assert {"Result": "success", "ExecMainStatus": "0"} == ended
     assert [] == units
     assert {"/conf/echod.toml"} == tree(config.parents[1]).keys()
