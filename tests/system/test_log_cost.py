@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import statistics
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 MOST = 1.25
 """CPU time at level info, as a multiple of that at level error."""
 
-ROUNDS = 10
+ROUNDS = 25
 BATCH = 50
 
 
@@ -47,8 +48,8 @@ def cost(daemon: Daemon, batches: int) -> float:
 def test_the_log_costs_little(start: Starter, tmp_path: Path, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
     """At info a connection takes no more than a quarter of CPU time more than at error, with the log in a file.
 
-    `pytest -rP tests/system/test_log_cost.py` prints the figures. Both daemons are measured in turns, and the best
-    round of each counts, so that what else the machine does falls on both.
+    `pytest -rP tests/system/test_log_cost.py` prints the figures. Both daemons are measured in turns, and the median
+    of what each pair of rounds says counts, so that what else the machine does falls on both.
     """
     monkeypatch.setattr(harness, "ECHOD", [sys.executable, "-m", "echod"])  # without what -X dev costs
     running = {
@@ -58,10 +59,10 @@ def test_the_log_costs_little(start: Starter, tmp_path: Path, size: Size, monkey
     for _ in range(ROUNDS):
         for level, daemon in running.items():
             costs[level].append(cost(daemon, size(10, 40)))
-    best = {level: min(found) for level, found in costs.items()}
+    rise = statistics.median(info / error for error, info in zip(*costs.values(), strict=True))
     print(  # noqa: T201
-        f"CPU for a connection: {best['error'] * 1e6:.0f} us at error, {best['info'] * 1e6:.0f} us at info, "
-        f"{best['info'] / best['error'] - 1:+.1%}"
+        f"CPU for a connection: {min(costs['error']) * 1e6:.0f} us at error, "
+        f"{min(costs['info']) * 1e6:.0f} us at info, {rise - 1:+.1%}"
     )
 
-    assert best["info"] <= MOST * best["error"]
+    assert rise <= MOST
