@@ -62,17 +62,22 @@ class Caller:
 
     @property
     def ip(self) -> str | None:
-        """Its address, an IPv4 one as such through whatever socket it came."""
-        return self.host and self.host.removeprefix(sockets.MAPPED)
+        """Its IP address, an IPv4 one as such through whatever socket it came; None for a path, whatever that says."""
+        return None if self.host is None or self.port is None else self.host.removeprefix(sockets.MAPPED)
+
+    @property
+    def name(self) -> str | None:
+        """What the log calls it: its IP address, or its path."""
+        return self.ip or self.host
 
     def facts(self) -> dict[str, Any]:
         """Return what every record of a connection says about who talks to whom."""
-        host, origin = self.ip, self.origin
-        mapped = host != self.host  # an IPv6 socket may take IPv4 too
+        origin = self.origin
+        mapped = self.name != self.host  # an IPv6 socket may take IPv4 too
         return {
             "id": self.id,
             "listener": origin.listener,
-            "client_address": host,
+            "client_address": self.name,
             "client_port": self.port,
             "server_address": origin.address,
             "server_port": origin.port,

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from echod.net.setting import Setting
 
 
+_WRONG = frozenset(
+    {
+        CloseReason.BAD_PROXY_HEADER,
+        CloseReason.CLIENT_REFUSED,
+        CloseReason.HANDSHAKE_FAILED,
+        CloseReason.HANDSHAKE_TIMEOUT,
+    }
+)
+"""Ends that no health check has, and that are reported also of a quiet client."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """What a listener asks of those who come in, beyond a byte."""
@@ -92,7 +103,7 @@ class ProxiedStream(QuietStream):
         self._header = header
         if header.client:
             host, port = header.client
-            self.caller = replace(self.caller, host=host, port=port, via=(self.caller.ip, self.caller.port))
+            self.caller = replace(self.caller, host=host, port=port, via=(self.caller.name, self.caller.port))
             objection = self._objection(host)
             if objection:
                 self._error = objection
@@ -106,8 +117,7 @@ class ProxiedStream(QuietStream):
         """Go on with the first bytes after the header."""
         self.connection.established(now)
         if payload:
-            self.connection.receive(memoryview(payload), now)
-            self._send(now)
+            self._echo(memoryview(payload), now)
             self._speak_up()
         self._advance(now)
 
@@ -131,7 +141,7 @@ class ProxiedStream(QuietStream):
         return self.caller.ip in self._setting.quiet
 
     def _say_closed(self) -> None:
-        if not self._said and not self._quiet:  # nobody has told whose it was
+        if not self._said and (not self._quiet or self.connection.reason in _WRONG):  # nobody has told whose it was
             self._introduce()
         super()._say_closed()
 

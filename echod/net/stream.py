@@ -90,13 +90,16 @@ class Stream(Handler):
             connection.receive_eof(now)
             self._update()
             return
-        if self._setting.verbose:
-            self._setting.emit(ConnectionReceived(**self.caller.mark(), count=count))
-        connection.receive(buffer[:count], now)
-        if connection.outgoing:
-            self._send(now)
+        self._echo(buffer[:count], now)
         if self.interest != READABLE or not connection.at_rest:
             self._advance(now)
+
+    def _echo(self, data: memoryview, now: float) -> None:
+        if self._setting.verbose:
+            self._setting.emit(ConnectionReceived(**self.caller.mark(), count=len(data)))
+        self.connection.receive(data, now)
+        if self.connection.outgoing:
+            self._send(now)
 
     def on_writable(self, now: float) -> None:
         """Send more of what is held."""

@@ -6,6 +6,8 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
 from echod.config.listeners import Listener
 from echod.net.caller import Caller, Origin
 
@@ -59,6 +61,15 @@ def test_ipv4_is_ipv4_through_whatever_socket() -> None:
         caller.facts()["client_address"],
         caller.facts()["network"],
     )
+
+
+@pytest.mark.parametrize("path", ["/run/client.sock", "::ffff:192.0.2.9", "10.0.0.1"])
+def test_a_path_is_no_ip_address(path: str) -> None:
+    """A Unix client may have bound any path: it is shown as it is, and held against no list of networks."""
+    caller = Caller.of(3, Origin("echo", "/run/echo.sock", None, None, "unix"), path)
+
+    assert (path, None) == (caller.name, caller.ip)
+    assert (path, None) == (caller.facts()["client_address"], caller.facts()["network"])
 
 
 def test_a_proxy_is_named_beside_its_client() -> None:

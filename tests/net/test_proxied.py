@@ -198,6 +198,32 @@ def test_a_quiet_client_speaks_first(rig: Rig) -> None:
     assert [ConnectionOpened] == [type(event) for event in rig.recorded]
 
 
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"GET / HTTP/1.0\r\n\r\n", "bad_proxy_header"), (b"", "handshake_timeout")]
+)
+def test_a_quiet_proxy_that_is_wrong_is_reported(rig: Rig, data: bytes, reason: str) -> None:
+    """To be quiet is for health checks; what goes wrong with a proxy is in the log whatever its network."""
+    rig.setting.quiet = Networks(["127.0.0.0/8"])
+    client = behind(rig)
+    inside(rig)
+    client.send(data)
+    rig.turn()
+    rig.later(6.0)
+
+    assert reason == closed(rig).reason
+    assert ["connection.opened", "connection.closed"] == [event.name for event in rig.recorded]
+
+
+def test_what_comes_with_the_header_is_received(rig: Rig) -> None:
+    """A verbose log counts it as what comes later."""
+    rig.setting.verbose = True
+    client = behind(rig)
+    client.send(LINE + b"hello")
+    rig.fetch(client, 5)
+
+    assert ["connection.opened", "connection.received", "connection.sent"] == [event.name for event in rig.recorded]
+
+
 def test_a_quiet_network_counts_on_a_socket_for_both_families(rig: Rig) -> None:
     """There the kernel writes IPv4 within IPv6; a health check from a quiet network leaves no record all the same."""
     rig.setting.quiet = Networks(["127.0.0.0/8"])

@@ -146,3 +146,30 @@ def test_a_stop_sends_what_is_held(start: Starter, tmp_path: Path) -> None:
 
     assert ("fin", len(answer)) == (end, closed["echod.io.transmit"])
     assert closed["echod.io.transmit"] == closed["echod.io.receive"]
+
+
+def test_whatever_a_client_is_called(start: Starter, tmp_path: Path) -> None:
+    """A client may have bound any path: behind a proxy, with quiet networks, it is served, and the log shows it."""
+    path = tmp_path / "s"
+    listener = door(path) | {"proxy_protocol": {"enabled": True}}
+    daemon = start(listeners=[listener], log={"quiet": ["10.0.0.0/8"]})
+    worker = daemon.workers()
+    for name in (b"plain", b"::ffff:10.0.0.9", b"10.0.0.9", b"\xff\xfe"):
+        for said in (b"PROXY UNKNOWN\r\nhello", b"nonsense\r\n", b""):
+            with (
+                contextlib.chdir(tmp_path),
+                contextlib.suppress(ConnectionError),
+                socket.socket(socket.AF_UNIX) as made,
+            ):
+                made.settimeout(5)
+                made.bind(name)
+                made.connect(str(path))
+                made.sendall(said)
+                made.shutdown(socket.SHUT_WR)
+                assert read_to_end(made)[0] == said[15:] * said.endswith(b"hello")
+            (tmp_path / os.fsdecode(name)).unlink()
+    daemon.wait_for("connection.closed", count=12)
+    shown = {record["client.address"] for record in daemon.records("connection.closed")}
+
+    assert worker == daemon.workers()
+    assert {"plain", "::ffff:10.0.0.9", "10.0.0.9", "\\xff\\xfe"} == shown
