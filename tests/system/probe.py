@@ -96,7 +96,7 @@ def trace() -> None:
 
 def mount() -> None:
     """Change what others see of the file system."""
-    _call("mount", b"none", b"/tmp", b"tmpfs", 0, 0)
+    _call("mount", b"none", b"/mnt", b"tmpfs", 0, 0)
 
 
 def unshare() -> None:

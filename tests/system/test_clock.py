@@ -59,6 +59,7 @@ class Clock:
         """Step the clock."""
         draft = self._file.with_suffix(".new")
         draft.write_text(f"{offset:+d}\n")
+        draft.chmod(0o644)  # for workers too, whatever the umask
         draft.replace(self._file)
 
 
