@@ -56,7 +56,7 @@ run: $(STAMP) ## run echod in the foreground: ^C drains, ^C again stops
 	@exec $(BIN)/echod run
 
 test: $(STAMP) ## run the tests, a few minutes
-	$(PYTEST) -m 'not alone' -n 2 --dist loadgroup
+	$(PYTEST) -m 'not alone' -n 3 --dist loadgroup
 	$(PYTEST) -m alone
 
 peers: ## install the Debian packages that some tests use; without them those tests are skipped

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -54,6 +55,12 @@ class StartFailedError(AssertionError):
 def environment(**extra: str) -> dict[str, str]:
     """Return the environment of this test run without what would make echod believe it runs under systemd."""
     return {name: value for name, value in os.environ.items() if name not in STRIPPED} | extra
+
+
+def children_cpu() -> float:
+    """Return the CPU seconds of all children that were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = "the condition") -> Any:

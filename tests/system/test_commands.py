@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import socket
 import subprocess
 import time
@@ -19,7 +18,17 @@ import pytest
 
 from tests.system import proc
 from tests.system.clients import connect, echo_once, ping, read_to_end
-from tests.system.daemon import ECHOD, ROOT, SCALE, Daemon, StartFailedError, echod, environment, wait_until
+from tests.system.daemon import (
+    ECHOD,
+    ROOT,
+    SCALE,
+    Daemon,
+    StartFailedError,
+    children_cpu,
+    echod,
+    environment,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,12 +46,6 @@ def promptly() -> Iterator[None]:
     yield
     assert children_cpu() - used < PROMPT
     assert time.monotonic() - started < 15 * PROMPT * SCALE
-
-
-def children_cpu() -> float:
-    """Return the CPU seconds of all children that were waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], code: int, *texts: str) -> None:
