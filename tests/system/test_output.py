@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from tests.conftest import Size
     from tests.system.clients import Address
     from tests.system.daemon import Daemon, Starter
     from tests.system.logs import Record
 
 SEED = 1974
-BLOCKAGE = 10.0  # seconds that the log takes nothing
+BLOCKAGE = 4, 10  # seconds that the log takes nothing, in the short form and in the long one
 GROWTH = 8 * MIB  # what a blocked log may cost a process
 WORKERS = 2
 BATCH = 50
@@ -103,12 +104,12 @@ class Churn:
         self.durations.append(time.monotonic() - started)
 
 
-def watch(daemon: Daemon, churn: Churn) -> dict[int, int]:
-    """Let the blockage last; return by how many bytes each process grew meanwhile at most."""
+def watch(daemon: Daemon, churn: Churn, seconds: int) -> dict[int, int]:
+    """Let the blockage last for so long; return by how many bytes each process grew meanwhile at most."""
     churn.go_on(2)
     before = {pid: proc.rss(pid) for pid in daemon.pids()}
     highest = before.copy()
-    end = time.monotonic() + BLOCKAGE
+    end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 0.25))  # nothing is waited for but the time that the blockage takes
         highest = {pid: max(most, proc.rss(pid)) for pid, most in highest.items()}
@@ -225,8 +226,8 @@ def read_file(path: Path) -> list[Record]:
 
 
 @pytest.mark.alone
-def test_blocked_output(start: Starter) -> None:
-    """A full pipe that nobody reads for 10 s: the echo goes on, each line is written or counted, said once a process.
+def test_blocked_output(start: Starter, size: Size) -> None:
+    """A full pipe that nobody reads: the echo goes on, each line is written or counted, which is said once a process.
 
     Catches a write that waits, a queue without bounds, and a count that is only about right.
     """
@@ -234,12 +235,12 @@ def test_blocked_output(start: Starter) -> None:
     daemon = start(workers=WORKERS, stdout=writable, expect=["log.dropped"])
     os.close(writable)
     with Churn(daemon.address()) as churn:
-        grown = watch(daemon, churn)
+        grown = watch(daemon, churn, size(*BLOCKAGE))
         blocked = len(churn.durations)
         daemon.read_log(readable)
         daemon.wait_for("log.dropped", count=WORKERS)
         churn.go_on()
-    print(f"grown by {[round(size / MIB, 1) for size in grown.values()]} MiB")  # noqa: T201
+    print(f"grown by {[round(count / MIB, 1) for count in grown.values()]} MiB")  # noqa: T201
 
     assert_pace(churn, blocked)
     assert max(grown.values()) <= GROWTH
@@ -248,7 +249,7 @@ def test_blocked_output(start: Starter) -> None:
 
 
 @pytest.mark.alone
-def test_closed_output(start: Starter) -> None:
+def test_closed_output(start: Starter, size: Size) -> None:
     """The reader goes away under load: the echo goes on, `echod status` tells the drops exactly, the stop is clean."""
     readable, writable = os.pipe()
     daemon = start(workers=WORKERS, stdout=writable)
@@ -256,14 +257,14 @@ def test_closed_output(start: Starter) -> None:
     with Churn(daemon.address()) as churn:
         churn.go_on()
         os.close(readable)
-        grown = watch(daemon, churn)
+        grown = watch(daemon, churn, size(*BLOCKAGE))
     first = dropped(daemon)
     with Churn(daemon.address(), SEED + 1) as more:
         more.go_on(5)
     second = dropped(daemon)
     status = echod("status", "--json", "-c", str(daemon.file))
     held = 2 * churn.connections - first
-    print(f"grown by {[round(size / MIB, 1) for size in grown.values()]} MiB, {first} dropped")  # noqa: T201
+    print(f"grown by {[round(count / MIB, 1) for count in grown.values()]} MiB, {first} dropped")  # noqa: T201
 
     assert max(grown.values()) <= GROWTH
     assert max(churn.durations) < 2.0
@@ -315,11 +316,11 @@ def followed(file: Path, copy: Path) -> Iterator[None]:
 
 
 @pytest.mark.alone
-def test_full_disk(small_disk: Path, tmp_path: Path, start: Starter) -> None:
-    """The disk of `log.file` is full for 10 s and then free: no line is torn, each one is written or counted.
+def test_full_disk(small_disk: Path, tmp_path: Path, start: Starter, size: Size) -> None:
+    """The disk of `log.file` is full for ten seconds and then free: no line is torn, each one is written or counted.
 
     Who follows the file sees each line once. Catches half lines that are taken back: a file that gets shorter is read
-    from its beginning again, by tail and by log shippers alike, a hundred times in these 10 s.
+    from its beginning again, by tail and by log shippers alike, a hundred times in these seconds.
     """
     file = small_disk / "echod.log"
     copy = tmp_path / "followed"
@@ -328,13 +329,13 @@ def test_full_disk(small_disk: Path, tmp_path: Path, start: Starter) -> None:
         with Churn(daemon.address()) as churn:
             churn.go_on(2)
             ballast = fill(small_disk, 64 * KIB)
-            grown = watch(daemon, churn)
+            grown = watch(daemon, churn, size(*BLOCKAGE))
             blocked = len(churn.durations)
             ballast.unlink()
             daemon.wait_for("log.dropped", count=WORKERS)
             churn.go_on()
         seen = copy.read_bytes()
-    print(f"grown by {[round(size / MIB, 1) for size in grown.values()]} MiB")  # noqa: T201
+    print(f"grown by {[round(count / MIB, 1) for count in grown.values()]} MiB")  # noqa: T201
 
     assert seen.count(b"file truncated") == 0
     assert file.read_bytes().startswith(seen)
