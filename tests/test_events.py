@@ -50,3 +50,14 @@ def test_no_key_is_a_prefix_of_another() -> None:
     keys = {key for event in ALL for _, key in event.layout()} | {"timestamp", "level", "event"}
 
     assert [] == [(one, two) for one, two in permutations(keys, 2) if two.startswith(f"{one}.")]
+
+
+def test_what_is_not_given_is_none() -> None:
+    """A fact is built from what is known; the rest can be asked for all the same, and nothing changes it later."""
+    refused = events.ConnectionRefused(id=7)
+
+    assert (7, None) == (refused.id, refused.client_address)
+    assert events.ConnectionRefused(id=7) == refused
+    assert events.ConnectionRefused(id=8) != refused
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        refused.id = 8  # type: ignore[misc]
