@@ -41,7 +41,7 @@ EXAMPLES = etc/echod.logrotate etc/grafana-dashboard.json etc/prometheus-rules.y
 	systemd/echod-classic.service systemd/echod.sysusers systemd/echod.tmpfiles systemd/echod.service.d/tls.conf
 
 .DEFAULT_GOAL := help
-.PHONY: help run test peers coverage storm bench bench-gate format lint types check man clean install install-socket uninstall
+.PHONY: help run test peers coverage storm bench bench-cost bench-gate format lint types check man clean install install-socket uninstall
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -82,6 +82,9 @@ $(STAMP)-bench: $(STAMP)
 
 bench: $(STAMP)-bench ## measure echod beside asyncio, uvloop, C, Go, node and socat; some minutes
 	$(BIN)/python -m bench --rounds $(ROUNDS)
+
+bench-cost: $(STAMP) ## count what log and metrics add to a message
+	$(BIN)/python -m bench cost
 
 bench-gate: $(STAMP) ## hold the instructions of a message against the best so far; RECORD=1 records them
 	$(BIN)/python -m bench gate $(if $(RECORD),--record)

@@ -1,4 +1,4 @@
-"""`python -m bench`: the bench. `python -m bench gate`: the gate alone."""
+"""`python -m bench`: the bench. `python -m bench gate`, or `cost`: the gate, or the cost of log and metrics, alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.servers import ECHOD, YARDSTICK
 def main() -> int:
     """Do what the command line says; return the exit code."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure echod beside its peers.", allow_abbrev=False)
-    parser.add_argument("what", nargs="?", choices=["all", "gate"], default="all")
+    parser.add_argument("what", nargs="?", choices=["all", "gate", "cost"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where the JSON file and the plot go")
@@ -31,6 +31,8 @@ def main() -> int:
             load = Load(compiled(HERE / "load.c", folder), max(os.sched_getaffinity(0)))
             if options.what == "gate":
                 return gate.hold(load, record=options.record)
+            if options.what == "cost":
+                return cost(load)
             return everything(load, folder, options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -48,6 +50,17 @@ def everything(load: Load, folder: Path, options: argparse.Namespace) -> int:
     print("", f"written: {report.write(options.out, rounds, figures, about)}", sep="\n")
     drawn = report.plot(options.out, rounds)
     print(f"drawn: {drawn}" if drawn else "not drawn: there is no matplotlib")
+    return 0
+
+
+def cost(load: Load) -> int:
+    """Print what a message on an open connection costs with log and metrics, and without."""
+    how = count.means()
+    if not how:
+        raise BenchError("neither perf nor valgrind can count instructions here")
+    plain = count.per_message(how, load, log='level = "error"')
+    full = count.per_message(how, load, more='[admin]\naddress = "127.0.0.1:0"')
+    print(f"{full:,.0f} instructions with the log at info and metrics, {plain:,.0f} without: {full / plain - 1:+.2%}")
     return 0
 
 

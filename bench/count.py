@@ -38,11 +38,11 @@ def means() -> str | None:
     return "valgrind" if shutil.which("valgrind") else None
 
 
-def per_message(how: str, load: Load, workers: int = 1) -> float:
-    """Return the instructions for each message, summed over the workers."""
+def per_message(how: str, load: Load, workers: int = 1, **tables: str) -> float:
+    """Return the instructions for each message, summed over the workers; `tables` are lines of the configuration."""
     if how == "perf":
-        return _by_perf(load, workers)
-    return (_by_valgrind(load, MANY, workers) - _by_valgrind(load, FEW, workers)) / (MANY - FEW)
+        return _by_perf(load, workers, tables)
+    return (_by_valgrind(load, MANY, workers, tables) - _by_valgrind(load, FEW, workers, tables)) / (MANY - FEW)
 
 
 def interpreter(how: str) -> str:
@@ -52,8 +52,8 @@ def interpreter(how: str) -> str:
     return f"{how}: {sys.implementation.name} {version} on {machine}"
 
 
-def _by_perf(load: Load, workers: int) -> float:
-    with servers.echod(_cpus(workers), workers=workers) as server:
+def _by_perf(load: Load, workers: int, tables: dict[str, str]) -> float:
+    with servers.echod(_cpus(workers), workers=workers, wrapper=(), **tables) as server:
         server.settle()
         pids = ",".join(str(pid) for pid in server.children)
         words = ["perf", "stat", "-x,", "-e", EVENT, "-p", pids]
@@ -64,12 +64,12 @@ def _by_perf(load: Load, workers: int) -> float:
     return int(said.split(",")[0]) / PLENTY
 
 
-def _by_valgrind(load: Load, messages: int, workers: int) -> int:
+def _by_valgrind(load: Load, messages: int, workers: int, tables: dict[str, str]) -> int:
     with tempfile.TemporaryDirectory(prefix="echod-count-") as name:
         folder = Path(name)
         folder.chmod(0o1777)  # a worker of root writes there as nobody
         wrapper = ("valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/%p")
-        with servers.echod(_cpus(workers), workers=workers, wrapper=wrapper) as server:
+        with servers.echod(_cpus(workers), workers=workers, wrapper=wrapper, **tables) as server:
             server.settle()
             children = server.children
             load.run(SCENARIOS["messages"], server.port, messages=messages)

@@ -40,9 +40,12 @@ runtime_directory = "{folder}"
 
 [log]
 file = "{folder}/log"
+{log}
 
 [[listener]]
 address = "127.0.0.1:{port}"
+
+{more}
 """
 
 
@@ -62,7 +65,8 @@ class Server:
 
     def settle(self) -> None:
         """Wait until all workers of echod are there."""
-        while not self.said("service.ready"):
+        state = self.folder / "state.json"
+        while not state.exists() or json.loads(state.read_bytes())["state"] != "ready":
             time.sleep(0.01)
 
     @property
@@ -104,14 +108,16 @@ def running(words: list[str], cpus: str) -> Iterator[Server]:
 
 
 @contextmanager
-def echod(cpus: str, *, workers: int = 1, wrapper: tuple[str, ...] = (), daemon: str = "") -> Iterator[Server]:
-    """Run echod with everything on for a while, `daemon` being more lines of that table."""
+def echod(cpus: str, *, workers: int = 1, wrapper: tuple[str, ...] = (), **tables: str) -> Iterator[Server]:
+    """Run echod with everything on for a while; `daemon` and `log` are more lines of these tables, `more` others."""
     with tempfile.TemporaryDirectory(prefix="echod-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)
         port = _free_port()
         config = folder / "echod.toml"
-        config.write_text(CONFIG.format(workers=workers, folder=folder, port=port, daemon=daemon), encoding="utf-8")
+        tables = {"daemon": "", "log": "", "more": ""} | tables
+        text = CONFIG.format(workers=workers, folder=folder, port=port, **tables)
+        config.write_text(text, encoding="utf-8")
         words = [*wrapper, sys.executable, "-m", "echod", "run", "-c", str(config)]
         with _process(words, cpus) as process:
             yield _ready(Server(process, port, folder))
