@@ -13,7 +13,10 @@ from statistics import median
 from bench import alone, count, gate, report, servers
 from bench.goals import GOALS
 from bench.load import HERE, SCENARIOS, BenchError, Load, compiled
-from bench.servers import ECHOD, YARDSTICK
+from bench.servers import BUSY, ECHOD, YARDSTICK
+
+OWN = {ECHOD: "", BUSY: 'busy_poll = "1ms"'}
+"""echod, and what its table [daemon] has beside the usual."""
 
 
 def main() -> int:
@@ -67,12 +70,13 @@ def cost(load: Load) -> int:
 def compare(load: Load, folder: Path, times: int, seconds: float) -> report.Rounds:
     """Run all scenarios with all servers, in interleaved rounds."""
     peers = servers.peers(folder)
-    rounds: report.Rounds = {name: {scenario: [] for scenario in SCENARIOS} for name in [ECHOD, *peers]}
+    rounds: report.Rounds = {name: {scenario: [] for scenario in SCENARIOS} for name in [*OWN, *peers]}
     for number in range(times):
         for name, runs in rounds.items():
             print(f"round {number + 1} of {times}: {name}", file=sys.stderr)
-            with servers.echod("0") if name == ECHOD else servers.running(peers[name], "0") as server:
-                if name == ECHOD:
+            own = name in OWN
+            with servers.echod("0", daemon=OWN[name]) if own else servers.running(peers[name], "0") as server:
+                if own:
                     server.settle()
                 for scenario, found in runs.items():
                     found.append(load.run(SCENARIOS[scenario], server.port, seconds=seconds, pids=server.pids))
@@ -82,10 +86,11 @@ def compare(load: Load, folder: Path, times: int, seconds: float) -> report.Roun
 def against(rounds: report.Rounds) -> dict[str, float]:
     """Return the figures that are ratios to a peer."""
 
-    def ratio(base: str, scenario: str, of: str = "rate") -> float:
-        return median(report.ratios(rounds, ECHOD, base, scenario, lambda run: float(getattr(run, of))))
+    def ratio(base: str, scenario: str, of: str = "rate", name: str = ECHOD) -> float:
+        return median(report.ratios(rounds, name, base, scenario, lambda run: float(getattr(run, of))))
 
     figures = {"round trip": ratio(YARDSTICK, "round trip", "p50"), "bulk": ratio(YARDSTICK, "bulk")}
+    figures["busy round trip"] = ratio(YARDSTICK, "round trip", "p50", BUSY)
     if "uvloop" in rounds:
         figures["messages"] = ratio("uvloop", "messages")
         figures["messages cpu"] = ratio("uvloop", "messages", "thrift")

@@ -36,6 +36,7 @@ GOALS = (
     Goal("messages", "messages a second, against uvloop", 1.0, "at least"),
     Goal("messages cpu", "messages for each CPU second, against uvloop", 1.0, "at least"),
     Goal("round trip", "round trip of one connection, p50, against C epoll", 1.05),
+    Goal("busy round trip", "the same with busy_poll", 1.0),
     Goal("bulk", "bulk, 64 KiB messages, against C epoll", 0.95, "at least"),
     Goal("connections", "connections opened, used and closed, against uvloop", 0.75, "at least"),
     Goal("growth", "messages for each CPU second beside 9,000 idle connections, against none", 0.95, "at least"),

@@ -30,6 +30,7 @@ PATIENCE = 60.0
 """Seconds for a server to start; valgrind makes that slow."""
 
 ECHOD = "echod"
+BUSY = "echod, busy_poll"
 YARDSTICK = "C epoll"
 
 CONFIG = """\

@@ -69,6 +69,10 @@ class Daemon(Table):
         description='The group that goes with the user; "" takes the user\'s own.',
         json_schema_extra=RESTART,
     )
+    busy_poll: Duration = Field(
+        default=0.0,
+        description="How long a worker looks for work before it sleeps: answers come sooner, and a core is busy.",
+    )
     drain_delay: Duration = Field(
         default=0.0, description="How long a stopping daemon still accepts; 0s stops at once."
     )

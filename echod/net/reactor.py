@@ -106,6 +106,8 @@ class Reactor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.poller = poller
+        self.busy_poll = 0.0
+        """Seconds to look again and again before sleeping."""
         self.now = clock()
         self._clock = clock
         self._crashed = crashed
@@ -185,13 +187,22 @@ class Reactor:
         touched.clear()
 
     def _ready(self, longest: float) -> Ready:
+        patience = self._patience(longest)
         try:
-            return self.poller.poll(self._patience(longest))
+            if self.busy_poll and patience != 0.0 and any(ready := self._spin(patience)):
+                return ready
+            return self.poller.poll(patience)
         except OSError as error:
             if error.errno not in PASSING:
                 raise
         time.sleep(NAP)
         return [], [], []
+
+    def _spin(self, patience: float | None) -> Ready:
+        end = self._clock() + (self.busy_poll if patience is None else min(patience, self.busy_poll))
+        while not any(ready := self.poller.poll(0.0)) and self._clock() < end:
+            pass
+        return ready
 
     def _patience(self, longest: float) -> float | None:
         if self._touched:

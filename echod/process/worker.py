@@ -178,6 +178,7 @@ class Worker(Handler):
             return
         self._log.configure(config.log)
         setting = self._settle(config)
+        self._reactor.busy_poll = config.daemon.busy_poll
         setting.contexts = contexts
         named = {listener.name: listener for listener in config.doors}
         listed = {}

@@ -37,7 +37,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         config.listener[0].mode,
         config.listener[0].owner,
     )
-    assert (1, "auto", "", "", "", 0.0, 25.0) == tuple(dict(config.daemon).values())
+    assert (1, "auto", "", "", "", 0.0, 0.0, 25.0) == tuple(dict(config.daemon).values())
     assert (Level.INFO, "auto", "", (), 10_000, ()) == tuple(dict(config.log).values())
     assert (10_000, 0, 600.0, 60.0, 0.0, 262_144) == tuple(dict(config.limits).values())
 
@@ -45,7 +45,14 @@ def test_the_defaults_are_those_of_the_design() -> None:
 def test_takes_every_key() -> None:
     """What the file says arrives in the program's own types."""
     data = {
-        "daemon": {"workers": "auto", "poller": "poll", "runtime_directory": "/run/x", "user": "u", "group": "g"},
+        "daemon": {
+            "workers": "auto",
+            "poller": "poll",
+            "runtime_directory": "/run/x",
+            "user": "u",
+            "group": "g",
+            "busy_poll": "1ms",
+        },
         "log": {
             "level": "debug",
             "format": "json",
@@ -62,7 +69,7 @@ def test_takes_every_key() -> None:
     }
     config = Config.model_validate(data)
 
-    assert ("auto", "poll", "/run/x", "u", "g", 0.0, 25.0) == tuple(dict(config.daemon).values())
+    assert ("auto", "poll", "/run/x", "u", "g", 0.001, 0.0, 25.0) == tuple(dict(config.daemon).values())
     assert (Level.DEBUG, "json", "/var/log/é", ("connection.opened",), 10_000, ("::1/128",)) == tuple(
         dict(config.log).values()
     )

@@ -715,3 +715,40 @@ def test_the_idle_are_never_looked_at(rig: Rig, monkeypatch: pytest.MonkeyPatch)
     after = Idle.looks
 
     assert (before, True) == (after, len(calls) >= 100)
+
+
+# -- busy polling -----------------------------------------------------------------------------------------------------
+
+
+def test_a_busy_reactor_looks_before_it_sleeps(bench: Bench) -> None:
+    """For `busy_poll` it asks without waiting; only then it waits as it would have."""
+    bench.reactor.busy_poll = 3.0
+    poll = bench.poller.poll
+
+    def pass_time(timeout: float | None) -> Ready:
+        bench.now += 1.0
+        return poll(timeout)
+
+    bench.poller.poll = pass_time  # type: ignore[method-assign]
+    bench.reactor.turn()
+
+    assert [0.0, 0.0, 0.0, None] == bench.poller.waits
+
+
+def test_what_comes_while_it_looks_is_seen_at_once(bench: Bench) -> None:
+    """The turn goes on with the first thing that is ready, and nobody waits for the end of the looking."""
+    fake = bench.add("fake", WRITABLE)
+    bench.reactor.busy_poll = 3.0
+    bench.poller.script.append(([], [], []))
+
+    assert [("fake", "writable")] == bench.turn([], [fake])
+    assert [0.0, 0.0] == bench.poller.waits
+
+
+def test_looking_ends_with_a_deadline(bench: Bench) -> None:
+    """Who is due is not kept waiting by it."""
+    bench.add("fake", deadline=bench.now)
+    bench.reactor.busy_poll = 3.0
+
+    assert [("fake", "deadline")] == bench.turn()
+    assert [0.0] == bench.poller.waits

@@ -223,3 +223,31 @@ def test_split_writes_keep_their_order(start: Starter) -> None:
 
     assert end == "fin"
     assert bytes(answer + rest) == data
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("poller", ["epoll", "poll", "select"])
+def test_busy_polling_is_a_choice(start: Starter, poller: str) -> None:
+    """With `busy_poll` a worker looks on after each message, on its core; a reload ends that, and nobody notices.
+
+    Catches a worker that looks on for ever, or that takes the key and sleeps all the same.
+    """
+    pause, messages = 0.05, 10
+    daemon = start(daemon={"poller": poller, "busy_poll": "20ms"})
+
+    def used(client: socket.socket) -> float:
+        before = daemon.cpu()
+        for _ in range(messages):
+            ping(client)
+            time.sleep(pause)  # a client's own pace
+        return daemon.cpu() - before
+
+    with connect(daemon.address()) as client:
+        ping(client)
+        busy = used(client)
+        daemon.reload(daemon={"busy_poll": "0s"})
+        calm = used(client)
+
+    print(f"{busy / messages * 1e3:.1f} ms of CPU time for a message, {calm / messages * 1e3:.1f} without")  # noqa: T201
+    assert messages * 0.5 * 0.02 <= busy <= messages * 0.8 * pause
+    assert calm < busy / 4
