@@ -28,9 +28,10 @@ Version: TypeAlias = Literal["1.2", "1.3"]
 VERSIONS: dict[Version, ssl.TLSVersion] = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 _CERTIFICATE = re.compile(
-    r"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([A-Za-z0-9+/=\s]*)(?:-----END [A-Z0-9 ]+-----)?", re.ASCII
+    r"^-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([A-Za-z0-9+/=\s]*)(?:-----END [A-Z0-9 ]+-----)?",
+    re.ASCII | re.MULTILINE,  # as OpenSSL, which takes what does not begin a line for a comment
 )
-_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
+_KEY = re.compile(r"^-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----", re.ASCII | re.MULTILINE)
 
 _VERSION_TAG = 0xA0
 _UTC_TIME = 0x17
@@ -100,8 +101,11 @@ def context(
 
 def validity(chain: str) -> Validity:
     """Return when the certificates of `chain` are valid, a text in PEM that `context` has accepted."""
-    periods = [_period(b64decode(body)) for body in _CERTIFICATE.findall(chain)]
-    return Validity(max(start for start, _ in periods), min(end for _, end in periods))
+    try:
+        periods = [_period(b64decode(body)) for body in _CERTIFICATE.findall(chain)]
+        return Validity(max(start for start, _ in periods), min(end for _, end in periods))
+    except (ValueError, IndexError):  # OpenSSL looks at dates only when somebody else shows them
+        raise CertificateError("the dates of a certificate cannot be read") from None
 
 
 def distinguished(subject: Name) -> str:

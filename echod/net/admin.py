@@ -115,11 +115,16 @@ class AdminListener(Listener):
         self._guests = [guest for guest in self._guests if not guest.done]
         if len(self._guests) >= MOST:
             oldest = self._guests.pop(0)
+            oldest.on_readable(now)  # what it has asked by now is answered
             oldest.fail(CloseReason.STOPPED, now)
             self._reactor.touch(oldest)
         guest = AdminStream(sock, caller, self._setting, Connection(LIMITS, now), Exchange(self._pages))
         self._guests.append(guest)
         return guest
+
+    def release(self, now: float) -> None:
+        """Be done: who waits at the socket is the siblings', or nobody's."""
+        self.done = True
 
 
 class AdminStream(Stream):

@@ -67,12 +67,12 @@ class ProxiedStream(QuietStream):
         if self._head is None and not self._quiet:
             self._introduce()
 
-    def on_readable(self, now: float) -> None:
+    def on_readable(self, now: float) -> bool | None:
         """Read the header, and from then on what any connection brings."""
-        if self._head is not None and self.connection.state is State.ESTABLISHING:
-            self._read_header(self._head, now)
-        else:
-            super().on_readable(now)
+        if self._head is None or self.connection.state is not State.ESTABLISHING:
+            return super().on_readable(now)
+        self._read_header(self._head, now)
+        return False
 
     def _read_header(self, head: bytearray, now: float) -> None:
         try:

@@ -145,7 +145,7 @@ class SecuredStream(ProxiedStream):
         if self.connection.at_rest:  # then the connection would be over before ours is sent
             self._tls.close()
             self._flush(now)
-        if not (self.connection.at_rest and self._tls.outgoing):
+        if not self.done and not (self.connection.at_rest and self._tls.outgoing):
             self.connection.receive_eof(now)
 
     def _encode(self, now: float) -> None:

@@ -239,10 +239,11 @@ class QuietStream(Stream):
 
     _said: bool
 
-    def on_readable(self, now: float) -> None:
+    def on_readable(self, now: float) -> bool | None:
         """Do as any other, and say that it is here once a byte has come."""
-        super().on_readable(now)
+        passed = super().on_readable(now)
         self._speak_up()
+        return passed
 
     def _speak_up(self) -> None:
         if self.connection.received and not self._said:

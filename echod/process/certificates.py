@@ -99,11 +99,12 @@ def say_loaded(materials: Mapping[str, Material], emit: Callable[[Event], None])
 def _material(tls: Tls) -> Material:
     _keep_secret("key" if tls.key else "certificate", tls.key or tls.certificate)
     chain = _text("certificate", tls.certificate)
-    if tls.key:
+    if tls.key and tls.key != tls.certificate:
         chain += "\n" + _text("key", tls.key)
     material = Material(chain, _text("client_ca", tls.client_ca) if tls.client_ca else None)
     try:
         context(tls, material)
+        certificate.validity(chain)
     except CertificateError as error:
         where = "client_ca" if "client_ca" in str(error) else "certificate"
         raise ConfigError(f"{where}: {getattr(tls, where)}: {error}") from None

@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from echod import __version__
 from echod.config import loading
 from echod.errors import ConfigError, NotRunningError, StartError
 from echod.process import lock, settings, state
@@ -53,6 +54,8 @@ def status(path: Path | None) -> dict[str, Any]:
     """Return the daemon's state, no older than `state.FRESH`, and how many seconds it has lived."""
     directory, _ = _find(path)
     found = state.read(directory)
+    if found.get("version") != __version__:
+        raise StartError(f"the daemon is echod {found.get('version', '?')} and this is {__version__}: restart it")
     return found | {"uptime": round(time.monotonic() - found["started"] / 1e9, 3)}
 
 

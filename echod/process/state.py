@@ -45,9 +45,11 @@ def read(directory: Path) -> dict[str, Any]:
     """Return what the daemon of `directory` last wrote."""
     path = directory / STATE_FILE
     try:
-        state: dict[str, Any] = orjson.loads(path.read_bytes())
+        state = orjson.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StartError(f"{path}: {error}") from None
+    if not isinstance(state, dict):
+        raise StartError(f"{path}: holds no state")
     return state
 
 

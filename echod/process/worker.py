@@ -120,8 +120,13 @@ class Worker(Handler):
             took = time.monotonic() - reactor.now
             if took >= STALL:
                 tally.stalled(took)
-            if self._leaving and not self._row[Column.ACTIVE]:
+            if self._leaving and not self._row[Column.ACTIVE] and not self._has_guests():
                 return
+
+    def _has_guests(self) -> bool:
+        """Tell whether somebody is to be answered first, by a worker that only retires; each has little time."""
+        retires = self._leaving is CloseReason.DRAINED
+        return retires and any(isinstance(handler, AdminStream) for handler in self._reactor.handlers)
 
     def on_readable(self, now: float) -> None:
         """Obey each message; without a supervisor, send what is held and leave."""

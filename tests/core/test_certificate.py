@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from base64 import b64decode, b64encode
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -65,12 +66,14 @@ def write(directory: Path, content: bytes) -> str:
         "# für echo.example\n".encode() + CERTIFICATE + b"\n\n" + KEY + b"the end",
         CERTIFICATE.replace(b"\n", b"\r\n") + KEY,
         CERTIFICATE + KEY + STRANGER.private_key_pem.bytes(),
+        b"see -----BEGIN CERTIFICATE----- below\n# -----BEGIN CERTIFICATE-----\n# MII\n" + CERTIFICATE + KEY,
     ],
-    ids=["certificate first", "key first", "chain", "comments", "CR LF", "two keys"],
+    ids=["certificate first", "key first", "chain", "comments", "CR LF", "two keys", "certificates in comments"],
 )
 def test_what_is_accepted(tmp_path: Path, content: bytes) -> None:
     """Certificate and key may stand in any order, among whatever else a file may hold; the first of a kind counts."""
     assert isinstance(context(write(tmp_path, content)), ssl.SSLContext)
+    assert validity(content.decode()).not_after
 
 
 def test_a_descriptor_is_as_good_as_a_file() -> None:
@@ -219,6 +222,17 @@ def issued(start: datetime, end: datetime) -> str:
 def test_validity(start: datetime, end: datetime) -> None:
     """Both forms of times are read, to the second, and expired certificates like others."""
     assert (start, end) == validity(issued(start, end))
+
+
+def test_dates_that_are_none() -> None:
+    """OpenSSL takes a thirteenth month, as long as nobody asks: whoever wants the dates gets one sentence."""
+    head, _, rest = issued(*YEARS[:2]).partition("-----\n")
+    der = b64decode(rest.partition("-----END")[0])
+    start = der.index(YEARS[0].strftime("%y%m%d").encode())
+    spoilt = der[: start + 2] + b"13" + der[start + 4 :]
+
+    with pytest.raises(CertificateError, match="dates"):
+        validity(f"{head}-----\n{b64encode(spoilt).decode()}\n-----END CERTIFICATE-----\n")
 
 
 def test_the_validity_of_a_chain(tmp_path: Path) -> None:

@@ -103,6 +103,16 @@ def test_one_more_sends_the_oldest_away(rig: Rig) -> None:
         silent[1].recv(1)
 
 
+def test_who_has_asked_is_answered_before_it_is_sent_away(rig: Rig) -> None:
+    """However many ask in the same moment: each gets its answer."""
+    door = serve(rig)
+    clients = [rig.knock(door) for _ in range(3 * MOST)]
+    for client in clients:
+        client.sendall(REQUEST)
+
+    assert all(rig.fetch_all(client).endswith(b"content") for client in clients)
+
+
 def test_a_peer_that_is_gone(rig: Rig) -> None:
     """A reset, or an end before the request, leaves nothing behind."""
     door = serve(rig)

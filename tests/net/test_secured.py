@@ -167,6 +167,18 @@ def test_who_does_not_read_is_not_read_either(rig: Rig) -> None:
     assert stream._encrypted <= len(peer.connection.outgoing)
 
 
+def test_an_end_on_which_the_peer_hangs_up(rig: Rig) -> None:
+    """close_notify and a reset in one breath: that is a reset, and nothing of echod's doing."""
+    peer = Peer(rig)
+    peer.shake_hands()
+    peer.socket.sendall(peer.client.close())
+    rig.cut(peer.socket)
+    closed = last(rig)
+
+    assert [] == rig.crashes
+    assert closed.reason in {CloseReason.PEER_RESET, CloseReason.PEER_CLOSED}
+
+
 def test_a_bare_fin_is_told_from_an_end(rig: Rig) -> None:
     """Without close_notify nobody knows whether there was more: what was said comes back, and the record tells."""
     peer = Peer(rig)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from echod import __version__
 from echod.config import loading
 from echod.errors import ConfigError, NotRunningError, StartError
 from echod.process import control, lock, state
@@ -56,7 +57,7 @@ def fake(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 def test_each_command_sends_its_signal(fake: Fake, config_file: Path) -> None:
     """HUP reloads and TERM stops, without waiting unless asked to; status sends nothing, and knows the uptime."""
-    state.write(fake.directory, {"state": "ready", "started": time.monotonic_ns() - 5 * 10**9})
+    state.write(fake.directory, {"version": __version__, "state": "ready", "started": time.monotonic_ns() - 5 * 10**9})
     control.reload(config_file, wait=False)
     control.stop(config_file, wait=False)
 
@@ -64,6 +65,16 @@ def test_each_command_sends_its_signal(fake: Fake, config_file: Path) -> None:
 
     assert ("ready", True) == (found["state"], 5 <= found["uptime"] < 60)
     assert [(PID, signal.SIGHUP), (PID, signal.SIGTERM)] == fake.sent
+
+
+@pytest.mark.parametrize("found", [{"state": "ready"}, {"state": "ready", "version": "0.0.1"}])
+def test_the_state_of_another_version_is_not_guessed(fake: Fake, config_file: Path, found: dict[str, str]) -> None:
+    """After an upgrade and before the restart, that is what is said; stop and reload work all the same."""
+    state.write(fake.directory, found)
+
+    with pytest.raises(StartError, match=r"^the daemon is echod .* and this is .*: restart it$"):
+        control.status(config_file)
+    control.stop(config_file, wait=False)
 
 
 def test_a_broken_file_does_not_prevent_a_stop(fake: Fake, config_file: Path) -> None:

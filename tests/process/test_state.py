@@ -49,7 +49,7 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / state.STATE_FILE).is_symlink()
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"pid":', b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b'{"pid":', b"\xff", b"[]"])
 def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
     """A missing or broken file is a StartError that names it."""
     if content is not None:
