@@ -6,6 +6,7 @@ import http.client
 import os
 import random
 import socket
+import threading
 import time
 from contextlib import ExitStack
 from signal import SIGKILL, SIGTERM
@@ -159,3 +160,35 @@ def test_a_worker_is_killed(start: Starter) -> None:
     wait_until(lambda: "echod_worker_restarts_total 1.0\n" in get(daemon.address("admin"), "/metrics")[1])
     wait_until(lambda: "echod_workers 2.0\n" in get(daemon.address("admin"), "/metrics")[1])
     assert 200 == ready(daemon)
+
+
+def test_workers_that_retire_leave_no_question_open(start: Starter, size: Size) -> None:
+    """Four clients ask all the time while workers become fewer and more: each question has its answer.
+
+    Catches a worker that lets in whoever waits and leaves before it has read what they ask.
+    """
+    daemon = start(workers=4, admin=ANYWHERE)
+    address = daemon.address("admin")
+    statuses: list[int] = []
+    faults: list[str] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                statuses.append(get(address, "/livez")[0])
+            except (OSError, http.client.HTTPException) as error:
+                faults.append(repr(error))
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    for _ in range(size(3, 30)):
+        daemon.reload(daemon={"workers": 1})
+        daemon.reload(daemon={"workers": 4})
+    over.set()
+    for asker in askers:
+        asker.join(10)
+
+    assert [] == faults
+    assert {200} == set(statuses)
