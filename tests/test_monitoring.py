@@ -99,7 +99,6 @@ def test_alerts_fire(tmp_path: Path) -> None:
 
     ready = series("echod_ready", "1x60")
     slow, all_ = 'echod_loop_stall_seconds_bucket{le="0.5"}', "echod_loop_stall_seconds_count"
-    lost = 'echod_connections_closed_total{reason="internal_error"}'
     tests = [
         case("EchodDown", "5m", series('up{job="echod"}', "1 1 0x60"), fires=True),
         case("EchodDown", "5m", series('up{job="echod"}', "1x60"), fires=False),
@@ -114,7 +113,7 @@ def test_alerts_fire(tmp_path: Path) -> None:
         ),
         case("EchodReloadRefused", "5m", series("echod_config_last_reload_successful", "0x60"), fires=True),
         case("EchodWorkersDying", "20m", series("echod_worker_restarts_total", "0 0 0 0 0 0 0 0 0 0 5x60"), fires=True),
-        case("EchodDefect", "10m", series(lost, "0 0 0 0 0 1x60"), fires=True),
+        case("EchodDefect", "10m", series("echod_defects_total", "0 0 0 0 0 1x60"), fires=True),
         case("EchodStalls", "20m", series(slow, "0x10 3x60"), series(all_, "0x10 4x60"), fires=True),
         case("EchodStalls", "20m", series(slow, "0x10 3x60"), series(all_, "0x10 3x60"), fires=False),
         case("EchodLogDropped", "10m", series("echod_log_dropped_lines_total", "0 0 0 0 0 0 0 7x60"), fires=True),

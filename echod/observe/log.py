@@ -86,7 +86,8 @@ class Log:
             self._write(event)
 
     def crashed(self, handler: object, error: Exception) -> None:
-        """Report an exception that a handler has let out: a defect of echod."""
+        """Report an exception that a handler has let out, and count it: a defect of echod."""
+        self._row[Column.CRASHED] += 1
         self.emit(
             HandlerCrashed(
                 handler=type(handler).__name__,

@@ -86,6 +86,7 @@ class Metrics(Collector):
             "How long turns of the loop took during which all else waits; those of a millisecond and more.",
             STALLS,
         )
+        yield self._counter("echod_defects", "Defects of echod that it has met; see handler.crashed.", Column.CRASHED)
         yield self._counter("echod_log_dropped_lines", "Lines that the log could not take.", Column.LOG_DROPPED)
         yield GaugeMetricFamily(
             "echod_config_last_reload_successful", "0 when the last reload was refused.", total(Column.RELOADED)

@@ -62,6 +62,8 @@ class Column(IntEnum):
     """Connections that a stop has reset."""
     LOG_DROPPED = auto()
     """Lines that the log could not take."""
+    CRASHED = auto()
+    """Exceptions that a handler has let out."""
     DATAGRAMS = auto()
     """Datagrams ever answered."""
     DATAGRAM_BYTES = auto()

@@ -345,6 +345,7 @@ def test_crashed(paper: Paper) -> None:
     [record] = paper.records()
 
     assert ("handler.crashed", "error", "Paper") == (record["event"], record["level"], record["echod.handler"])
+    assert 1 == paper.row[Column.CRASHED]
     assert ("ZeroDivisionError", "a defect") == (record["error.type"], record["exception.message"])
     assert record["exception.stacktrace"].endswith("ZeroDivisionError: a defect\n")
     assert "test_log.py" in record["exception.stacktrace"]
