@@ -101,7 +101,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "echod_workers_configured", "Workers that the configuration asks for.", total(Column.WORKERS)
         )
-        yield self._counter("echod_worker_restarts", "Workers that died, each to be replaced.", Column.DIED)
+        yield self._counter("echod_worker_restarts", "Workers that died and are replaced.", Column.DIED)
 
     def _processes(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}

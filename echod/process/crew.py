@@ -248,7 +248,6 @@ class Crew:
         if status == 0:  # it was asked to leave, perhaps recalled too late
             self._emit(WorkerExited(slot=hand.row.number, pid=hand.pid))
         else:
-            self._board.row(0)[Column.DIED] += 1
             self._emit(
                 WorkerDied(
                     slot=hand.row.number,
@@ -266,6 +265,7 @@ class Crew:
                 slot.hand = None
                 slot.due = now
                 if status:
+                    self._board.row(0)[Column.DIED] += 1
                     slot.failed = slot.failed or not hand.generation
                     self._wait(slot, now - hand.born, now)
 
