@@ -66,7 +66,7 @@ peers: ## install the Debian packages that some tests use; without them those te
 			apt-get install -qq --no-install-recommends $$missing >/dev/null; }; \
 	else echo "peers: without root or apt-get nothing is installed"; fi
 
-storm: $(STAMP) ## run the long forms of tests, some twenty minutes; FUZZ=3600 fuzzes for longer than a minute each
+storm: $(STAMP) ## run the long forms of tests, about half an hour; FUZZ=3600 fuzzes for longer than a minute each
 	$(PYTEST) --storm --fuzz $(FUZZ) --timeout $$(($(FUZZ) + 900)) -rP
 
 coverage: $(STAMP) ## measure branch coverage, in all processes; fails below 95 %
