@@ -149,6 +149,7 @@ def test_status_is_a_table(
 ) -> None:
     """The state file of whoever holds the lock is shown as aligned rows, times as people say them."""
     monkeypatch.setattr(time, "monotonic", lambda: 7323.5)
+    monkeypatch.setattr(control, "__version__", STATE["version"])
     held = lock.Lock(file.parent)
     held.write_pid()
     state.write(file.parent, STATE | {"reload": reload})
