@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
+from echod.config.quantities import Duration
+
 _MAPPED = 96  # bits of ::ffff:0:0/96, which stands for all of IPv4 (RFC 4291 §2.5.5.2)
 
 MOST_NETWORKS = 1000  # in a list; each connection is held against all of them
@@ -58,7 +60,14 @@ def _network(text: str) -> str:
     return str(network)
 
 
+def _some_time(seconds: float) -> float:
+    if not seconds:
+        raise rule('must be longer than "0s": whoever is silent would stay for ever')
+    return seconds
+
+
 Text = Annotated[str, AfterValidator(_plain)]
+Deadline = Annotated[Duration, AfterValidator(_some_time)]
 OptionalPath = Annotated[Text, AfterValidator(_absolute)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], at_most(MOST_NETWORKS)]
 

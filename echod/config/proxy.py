@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from echod.config.fields import Networks, Table, rule
-from echod.config.quantities import Duration
+from echod.config.fields import Deadline, Networks, Table, rule
 
 
 class ProxyProtocol(Table):
@@ -19,14 +18,7 @@ class ProxyProtocol(Table):
     trusted: Networks = Field(
         default=(), strict=False, description='Networks of the proxies, such as ["10.0.0.0/8"]; others are turned away.'
     )
-    timeout: Duration = Field(default=5.0, description="Ends a connection whose header is not complete by then.")
-
-    @field_validator("timeout")
-    @classmethod
-    def _ends(cls, timeout: float) -> float:
-        if not timeout:
-            raise rule('must be longer than "0s": whoever is silent would stay for ever')
-        return timeout
+    timeout: Deadline = Field(default=5.0, description="Ends a connection whose header is not complete by then.")
 
     @field_validator("trusted")
     @classmethod

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from echod.config.fields import OptionalPath, Table, at_most, rule
-from echod.config.quantities import Duration
+from echod.config.fields import Deadline, OptionalPath, Table, at_most, rule
 
 MOST_PROTOCOLS = 16
 
@@ -45,14 +44,7 @@ class Tls(Table):
         default=(), strict=False, description="Protocols to agree on (ALPN), the best first."
     )
     minimum_version: Literal["1.2", "1.3"] = Field(default="1.2", description="Refuse clients that speak less.")
-    timeout: Duration = Field(default=10.0, description="Ends a connection whose handshake is not complete by then.")
-
-    @field_validator("timeout")
-    @classmethod
-    def _ends(cls, timeout: float) -> float:
-        if not timeout:
-            raise rule('must be longer than "0s": whoever is silent would stay for ever')
-        return timeout
+    timeout: Deadline = Field(default=10.0, description="Ends a connection whose handshake is not complete by then.")
 
     @field_validator("certificate")
     @classmethod
