@@ -62,21 +62,9 @@ def test_haproxy_in_front(start: Starter, tmp_path: Path, word: str) -> None:
     """A hundred clients come through with their own addresses and all their bytes; its health checks are no errors."""
     daemon = start(workers=2, listeners=door())
     port = free_port()
-    (tmp_path / "haproxy.cfg").write_text(
-        f"""
-global
-    maxconn 1000
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 30s
-    timeout server 30s
-listen front
-    bind 127.0.0.1:{port}
-    server echod 127.0.0.1:{daemon.address()[1]} {word} check inter 100ms check-send-proxy
-"""
-    )
-    with running("haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg"), address=("127.0.0.1", port)):
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(front(port, f"127.0.0.1:{daemon.address()[1]} {word} check inter 100ms check-send-proxy"))
+    with running("haproxy", "-db", "-f", str(config), address=("127.0.0.1", port)):
         with socket.create_connection(("127.0.0.1", port), 5, source_address=CLIENT) as client:
             ping(client)
             own = client.getsockname()

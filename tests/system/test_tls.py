@@ -19,7 +19,7 @@ from tests.core.headers import binary
 from tests.core.peers import Client
 from tests.system.clients import KIB, MIB, connect, read_exactly
 from tests.system.daemon import SCALE, StartFailedError, wait_until
-from tests.system.test_proxy import free_port, running
+from tests.system.test_proxy import free_port, front, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -419,19 +419,9 @@ def test_haproxy_in_front(start: Starter, identity: Identity, tmp_path: Path) ->
     proxy = {"enabled": True, "trusted": ["127.0.0.1/32"]}
     daemon = start(listeners=[identity.listener()[0] | {"proxy_protocol": proxy}])
     port = free_port()
-    (tmp_path / "haproxy.cfg").write_text(
-        f"""
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 30s
-    timeout server 30s
-listen front
-    bind 127.0.0.1:{port}
-    server echod 127.0.0.1:{daemon.address()[1]} send-proxy-v2 check inter 100ms check-send-proxy
-"""
-    )
-    with running("haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg"), address=("127.0.0.1", port)):
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(front(port, f"127.0.0.1:{daemon.address()[1]} send-proxy-v2 check inter 100ms check-send-proxy"))
+    with running("haproxy", "-db", "-f", str(config), address=("127.0.0.1", port)):
         with (
             socket.create_connection(("127.0.0.1", port), 5, source_address=("127.0.0.77", 0)) as raw,
             identity.client().wrap_socket(raw, server_hostname=NAME) as client,
