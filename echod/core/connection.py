@@ -29,7 +29,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from echod.core.lifecycle import TRANSITIONS, Cue, State
+from echod.core.lifecycle import ECHOING, TRANSITIONS, Cue, State
 from echod.events import CloseReason
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ LINGER_BYTES = 1024 * 1024
 """Bytes that a lingering close discards before it gives up on the peer."""
 
 
-_ECHOING = (State.OPEN, State.DRAINING)
 _UNDECIDED = (State.ESTABLISHING, State.OPEN, State.DRAINING, State.HALF_CLOSED)
 _ENDING = (State.HALF_CLOSED, State.FLUSHING)
 _LISTENING = (State.ESTABLISHING, State.LINGERING)
@@ -122,7 +121,7 @@ class Connection:
         You must next offer `outgoing` to the kernel and call `sent`, with 0 if it took none, before the memory behind
         `data` is used again.
         """
-        if self.state not in _ECHOING:
+        if self.state not in ECHOING:
             self._discard(len(data), now)
             return
         self.received += len(data)
@@ -189,7 +188,7 @@ class Connection:
             self._move(Cue.FAIL, now)
         elif self.state is State.ESTABLISHING:
             self.fail(CloseReason.HANDSHAKE_TIMEOUT, now)
-        elif self.state not in _ECHOING:
+        elif self.state not in ECHOING:
             self.fail(CloseReason.HALF_CLOSE_TIMEOUT, now)
         elif now >= self._end:
             self.finish(CloseReason.MAX_LIFETIME, now)
@@ -210,7 +209,7 @@ class Connection:
     @property
     def wants_read(self) -> bool:
         """Whether input should be read: not while too much is held, nor when the end is only a matter of sending."""
-        if self.state in _ECHOING:
+        if self.state in ECHOING:
             return not self._paused
         return self.state in _LISTENING
 
@@ -232,7 +231,7 @@ class Connection:
     @property
     def at_rest(self) -> bool:
         """Whether reading is the only wish and the deadline can only move away: nothing to decide."""
-        return not self.outgoing and self.state in _ECHOING
+        return not self.outgoing and self.state in ECHOING
 
     @property
     def deadline(self) -> float:

@@ -26,7 +26,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from echod.core.connection import Connection
-from echod.core.lifecycle import Cue, State
+from echod.core.lifecycle import ECHOING, Cue, State
 from echod.events import CloseReason
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ SLICE = 0.02
 GRAIN = 0.001
 """Seconds between two times of leaving, at least; and by so much of its delay a byte may be late."""
 
-_ECHOING = (State.OPEN, State.DRAINING)
 _OVER = (State.LINGERING, State.CLOSED)
 
 
@@ -143,7 +142,7 @@ class FaultyConnection(Connection):
 
     def receive(self, data: memoryview, now: float) -> None:
         """Send `data` on its way, and let out what may leave at once."""
-        if self.state not in _ECHOING:
+        if self.state not in ECHOING:
             super().receive(data, now)
             return
         self.received += len(data)
@@ -157,7 +156,7 @@ class FaultyConnection(Connection):
         if self._left or self.outgoing or self.state in _OVER:
             return
         # Acted on at the next deadline: what stands between this and the socket may have something to send yet.
-        if self._faults.reset_after or (self._faults.close_after and self.state in _ECHOING):
+        if self._faults.reset_after or (self._faults.close_after and self.state in ECHOING):
             self._over = True
 
     def drain(self, now: float) -> None:
@@ -181,7 +180,7 @@ class FaultyConnection(Connection):
         self._release(now)
         if not self._under_way:
             super().expire(now, in_flight=in_flight and not self._stuck)
-        elif self.state in _ECHOING and now >= self._end:
+        elif self.state in ECHOING and now >= self._end:
             self.finish(CloseReason.MAX_LIFETIME, now)
 
     @property
@@ -215,7 +214,7 @@ class FaultyConnection(Connection):
         if self._over and self.state is not State.CLOSED:
             return self._moved
         if self._under_way:
-            return min(self._line.due, self._end) if self.state in _ECHOING else self._line.due
+            return min(self._line.due, self._end) if self.state in ECHOING else self._line.due
         return super().deadline
 
     @property

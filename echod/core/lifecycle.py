@@ -46,6 +46,9 @@ class Cue(Enum):
     FAIL = auto()  # the connection is lost, or is cut
 
 
+ECHOING = (State.OPEN, State.DRAINING)
+"""Where what comes in is sent back."""
+
 TRANSITIONS: dict[tuple[State, Cue], State] = {
     (State.ESTABLISHING, Cue.ESTABLISHED): State.OPEN,
     (State.ESTABLISHING, Cue.EOF): State.HALF_CLOSED,

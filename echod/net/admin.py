@@ -146,10 +146,8 @@ class AdminStream(Stream):
             return
         try:
             data = self.socket.recv(READ)
-        except BlockingIOError:
-            return
         except OSError as error:
-            self._lose(CloseReason.READ_FAILED, error, now)
+            self._not_received(error, now)
             return
         if not data:
             self.connection.receive_eof(now)

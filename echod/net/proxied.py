@@ -77,10 +77,8 @@ class ProxiedStream(QuietStream):
     def _read_header(self, head: bytearray, now: float) -> None:
         try:
             data = self.socket.recv(proxy.LONGEST - len(head))
-        except BlockingIOError:
-            return
         except OSError as error:
-            self._lose(CloseReason.READ_FAILED, error, now)
+            self._not_received(error, now)
             return
         if not data and head:
             self._reject("the header is cut short", now)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from echod.core.connection import RECEIVE
-from echod.core.lifecycle import State
+from echod.core.lifecycle import ECHOING, State
 from echod.core.tls import WIRE, Tls
 from echod.events import CloseReason, ConnectionReceived, ConnectionSent
 from echod.net.poller import READABLE, WRITABLE
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from echod.net.caller import Caller
     from echod.net.proxied import Terms
     from echod.net.setting import Setting
-
-_ECHOING = (State.OPEN, State.DRAINING)
 
 
 class SecuredStream(ProxiedStream):
@@ -56,10 +54,8 @@ class SecuredStream(ProxiedStream):
             return
         try:
             wire = self.socket.recv(WIRE)
-        except BlockingIOError:
-            return
         except OSError as error:
-            self._lose(CloseReason.READ_FAILED, error, now)
+            self._not_received(error, now)
             return
         self._take(wire, now)
 
@@ -108,13 +104,13 @@ class SecuredStream(ProxiedStream):
     def _can_go_on(self) -> bool:
         """Whether what waits inside of TLS can be decoded now; neither socket nor kernel would ever say so."""
         connection, tls = self.connection, self._tls
-        return tls.pending and not tls.outgoing and connection.state in _ECHOING and connection.wants_read
+        return tls.pending and not tls.outgoing and connection.state in ECHOING and connection.wants_read
 
     def _decode(self, now: float) -> None:
         connection, tls = self.connection, self._tls
         if tls.established and connection.state is State.ESTABLISHING:
             connection.established(now)
-        while connection.state in _ECHOING and connection.wants_read:
+        while connection.state in ECHOING and connection.wants_read:
             plain = tls.read(min(connection.room, RECEIVE))
             if not plain:
                 break
@@ -123,9 +119,9 @@ class SecuredStream(ProxiedStream):
             connection.receive(memoryview(plain), now)
             self._encode(now)
             self._speak_up()
-        if tls.peer_closed and connection.state in _ECHOING:
+        if tls.peer_closed and connection.state in ECHOING:
             self._end_of_input(now)
-        elif tls.truncated and connection.state in _ECHOING:
+        elif tls.truncated and connection.state in ECHOING:
             connection.finish(CloseReason.TLS_TRUNCATED, now)
 
     def _give_up(self, cause: str, now: float) -> None:
@@ -137,7 +133,7 @@ class SecuredStream(ProxiedStream):
         if connection.state is State.ESTABLISHING:
             self._error = cause
             connection.finish(CloseReason.HANDSHAKE_FAILED, now)
-        elif connection.state in _ECHOING or connection.outgoing:
+        elif connection.state in ECHOING or connection.outgoing:
             self._error = cause
             connection.fail(CloseReason.READ_FAILED, now)
 
