@@ -33,7 +33,7 @@ def main() -> int:
             folder = Path(name)
             load = Load(compiled(HERE / "load.c", folder), max(os.sched_getaffinity(0)))
             if options.what == "gate":
-                return gate.hold(load, record=options.record)
+                return gate.record(load) if options.record else gate.hold(load)
             if options.what == "cost":
                 return cost(load)
             return everything(load, folder, options)

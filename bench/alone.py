@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from bench import servers
-from bench.load import SCENARIOS, BenchError, Scenario
+from bench.load import SCENARIOS, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,10 +50,7 @@ def reload() -> float:
     def once(server: Server, number: int) -> float:
         began = time.monotonic()
         server.process.send_signal(signal.SIGHUP)
-        while server.said("reload.completed") < number:
-            if time.monotonic() > began + servers.PATIENCE:
-                raise BenchError("echod does not reload")
-            time.sleep(0.001)
+        servers.wait_until(lambda: server.said("reload.completed") >= number, "the reload")
         return time.monotonic() - began
 
     with servers.echod("0") as server:
@@ -70,8 +67,7 @@ def memory() -> tuple[float, float]:
             server.settle()
             before = _pss(server.pids)
             idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(IDLE)]
-            while server.said("connection.opened") < IDLE:
-                time.sleep(0.01)
+            servers.wait_until(lambda: server.said("connection.opened") >= IDLE, "the connections")
             after = _pss(server.pids)
             for sock in idle:
                 sock.close()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from bench.load import HERE, BenchError, compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PEERS = HERE / "peers"
 PORT = "PORT"
@@ -67,8 +67,7 @@ class Server:
     def settle(self) -> None:
         """Wait until all workers of echod are there."""
         state = self.folder / "state.json"
-        while not state.exists() or json.loads(state.read_bytes())["state"] != "ready":
-            time.sleep(0.01)
+        wait_until(lambda: state.exists() and json.loads(state.read_bytes())["state"] == "ready", "ready workers")
 
     @property
     def children(self) -> list[int]:
@@ -80,6 +79,15 @@ class Server:
     def pids(self) -> list[int]:
         """All of its processes."""
         return [self.process.pid, *self.children]
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Ask again and again until the answer is true; raise BenchError when that takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise BenchError(f"waited for {what} in vain")
+        time.sleep(0.001)
 
 
 def peers(folder: Path) -> dict[str, list[str]]:
@@ -145,17 +153,14 @@ def _process(words: list[str], cpus: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _ready(server: Server) -> Server:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    def listens() -> bool:
         if server.process.poll() is not None:
             raise BenchError(f"{server.process.args!r} ended with {server.process.returncode}")
-        try:
-            socket.create_connection(("127.0.0.1", server.port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.002)
-        else:
-            return server
-    raise BenchError(f"{server.process.args!r} does not listen")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", server.port)) == 0
+
+    wait_until(listens, f"{server.process.args!r} to listen")
+    return server
 
 
 def _free_port() -> int:
