@@ -21,7 +21,7 @@ Theory of operation
 
     Bytes that the kernel takes at once are never copied: `receive` keeps a view of the caller's buffer as `outgoing`,
     and `sent` copies only what was left over. Nearly all messages pass like that on a connection with nothing else to
-    do: as long as `passing` is not 0, its owner may receive so many bytes, send them, and say only `passed`.
+    do: as long as it is `passing`, its owner may receive up to `buffer` bytes, send them, and say only `passed`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Connection:
         self._paused = False
         self._moved = now
         self._entered = now
-        self.passing = 0
+        self.passing = False
         self._weigh()
 
     # -- inputs -------------------------------------------------------------------------------------------------------
@@ -132,10 +132,10 @@ class Connection:
         else:
             self.outgoing = data
         self._paused = len(self.outgoing) >= self._buffer
-        self.passing = 0
+        self.passing = False
 
     def passed(self, count: int, now: float) -> None:
-        """Note that `count` bytes, at most `passing`, were received and that the kernel has taken them back."""
+        """Note that `count` bytes, while `passing`, were received and that the kernel has taken them back."""
         self.received += count
         self.echoed += count
         self._moved = now
@@ -270,8 +270,8 @@ class Connection:
         self._weigh()
 
     def _weigh(self) -> None:
-        """Set `passing`; a connection that looks at bytes leaves it at 0."""
-        self.passing = min(self._buffer, RECEIVE) if self.at_rest else 0
+        """Set `passing`; a connection that looks at bytes leaves it False."""
+        self.passing = self.at_rest
 
     def _flushed(self, now: float) -> None:
         if self.state is State.HALF_CLOSED and not self.outgoing:

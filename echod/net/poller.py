@@ -13,10 +13,7 @@ import errno
 import os
 import select
 from math import ceil
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import Protocol
 
 READABLE = 1
 WRITABLE = 2
@@ -27,7 +24,7 @@ Ready = tuple[list[int], list[int], list[int]]
 _FD_SETSIZE = 1024
 """Of glibc, and so of CPython's select module."""
 
-_LONGEST = 2_000_000.0
+LONGEST = 2_000_000.0
 """Seconds; poll and epoll count milliseconds in 31 bits. Waking up once in 23 days does no harm."""
 
 
@@ -49,8 +46,8 @@ class Poller(Protocol):
         """Stop watching `fd`; call it before the descriptor is closed."""
         ...
 
-    def poll(self, timeout: float | None) -> Ready:
-        """Wait for at most `timeout` seconds (None: for ever) and return what is ready."""
+    def poll(self, timeout: float) -> Ready:
+        """Wait for at most `timeout` seconds, no more than LONGEST, and return what is ready."""
         ...
 
     def close(self) -> None:
@@ -83,7 +80,7 @@ class SelectPoller:
         self._inputs.discard(fd)
         self._outputs.discard(fd)
 
-    def poll(self, timeout: float | None) -> Ready:
+    def poll(self, timeout: float) -> Ready:
         """Call `select` with the three lists."""
         return select.select(self._inputs, self._outputs, self._inputs, timeout)
 
@@ -113,9 +110,9 @@ class PollPoller:
         """Unregister `fd`."""
         self._poll.unregister(fd)
 
-    def poll(self, timeout: float | None) -> Ready:
+    def poll(self, timeout: float) -> Ready:
         """Call `poll` and sort its answer into the three lists."""
-        return _three_lists(self._poll.poll(None if timeout is None else ceil(min(timeout, _LONGEST) * 1000)))
+        return _three_lists(self._poll.poll(ceil(timeout * 1000)))
 
     def close(self) -> None:
         """Forget everything; the kernel holds nothing."""
@@ -152,9 +149,9 @@ class EpollPoller:
         self._known.remove(fd)
         self._epoll.unregister(fd)
 
-    def poll(self, timeout: float | None) -> Ready:
+    def poll(self, timeout: float) -> Ready:
         """Call `epoll_wait` and sort its answer into the three lists."""
-        return _three_lists(self._epoll.poll(None if timeout is None else min(timeout, _LONGEST)))
+        return _three_lists(self._epoll.poll(timeout))
 
     def close(self) -> None:
         """Close the epoll descriptor."""
@@ -172,21 +169,15 @@ _WRITE = select.POLLOUT
 _EXCEPT = select.POLLPRI | select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
-def _three_lists(events: Iterable[tuple[int, int]]) -> Ready:
-    readable: list[int] = []
-    writable: list[int] = []
-    exceptional: list[int] = []
-    for fd, mask in events:
-        if mask == _READ:  # nearly all of them
-            readable.append(fd)
-            continue
-        if mask & _READ:
-            readable.append(fd)
-        if mask & _WRITE:
-            writable.append(fd)
-        if mask & _EXCEPT:
-            exceptional.append(fd)
-    return readable, writable, exceptional
+def _three_lists(events: list[tuple[int, int]]) -> Ready:
+    readable = [fd for fd, mask in events if mask == _READ]
+    if len(readable) == len(events):  # nearly always
+        return readable, [], []
+    return (
+        [fd for fd, mask in events if mask & _READ],
+        [fd for fd, mask in events if mask & _WRITE],
+        [fd for fd, mask in events if mask & _EXCEPT],
+    )
 
 
 POLLERS: dict[str, type[Poller]] = {"epoll": EpollPoller, "poll": PollPoller, "select": SelectPoller}

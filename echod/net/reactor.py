@@ -22,7 +22,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
 
-from echod.net.poller import READABLE, WRITABLE
+from echod.net.poller import LONGEST, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -189,7 +189,7 @@ class Reactor:
     def _ready(self, longest: float) -> Ready:
         patience = self._patience(longest)
         try:
-            if self.busy_poll and patience != 0.0 and any(ready := self._spin(patience)):
+            if self.busy_poll and patience and any(ready := self._spin(patience)):
                 return ready
             return self.poller.poll(patience)
         except OSError as error:
@@ -198,18 +198,17 @@ class Reactor:
         time.sleep(NAP)
         return [], [], []
 
-    def _spin(self, patience: float | None) -> Ready:
-        end = self._clock() + (self.busy_poll if patience is None else min(patience, self.busy_poll))
+    def _patience(self, longest: float) -> float:
+        if self._touched:
+            return 0.0  # between two turns somebody has changed: this one is to see to it
+        due = self._deadlines[0][0] - self.now if self._deadlines else LONGEST
+        return max(min(due, longest, LONGEST), 0.0)
+
+    def _spin(self, patience: float) -> Ready:
+        end = self._clock() + min(patience, self.busy_poll)
         while not any(ready := self.poller.poll(0.0)) and self._clock() < end:
             pass
         return ready
-
-    def _patience(self, longest: float) -> float | None:
-        if self._touched:
-            return 0.0  # between two turns somebody has changed: this one is to see to it
-        due = self._deadlines[0][0] - self.now if self._deadlines else inf
-        timeout = min(due, longest)
-        return None if timeout == inf else max(timeout, 0.0)
 
     def _expire(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:

@@ -97,8 +97,11 @@ class Log:
             )
         )
 
-    def flush(self) -> None:
-        """Write what the descriptor takes now; once it takes everything again, say how much was dropped."""
+    def flush(self) -> bool:
+        """Write what the descriptor takes now, and once it takes everything again, say how much was dropped.
+
+        True says that lines are still waiting.
+        """
         if self._cap.due():
             self._end_period()
         sink = self.sink
@@ -111,6 +114,7 @@ class Log:
             self.emit(LogDropped(count=self._unsaid))
             self._unsaid = 0
             sink.flush()
+        return sink.pending
 
     def drain(self, patience: float) -> None:
         """Flush at the end of the process, giving a slow reader `patience` seconds."""

@@ -58,6 +58,8 @@ class Sink:
 
     def flush(self) -> None:
         """Write as many of the waiting lines as the descriptor takes without waiting."""
+        if not self._queue:
+            return
         with suppress(OSError):  # blocked, full or closed: the lines stay queued until it is not
             while self._queue and self._has_room() and self._alone():
                 try:

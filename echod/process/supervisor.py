@@ -92,9 +92,9 @@ class Supervisor:
         self._assign(messages.to_memfd(now.config, now.certificates), self._born)
         self._beat(self._born)
         while not self._done:
-            log.flush()
+            waiting = log.flush()
             manager.flush()
-            self._reactor.turn(worker.LOG_INTERVAL if log.sink.pending else inf)
+            self._reactor.turn(worker.LOG_INTERVAL if waiting else inf)
             self._progress(self._reactor.now)
 
     # -- signals ------------------------------------------------------------------------------------------------------

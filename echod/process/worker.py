@@ -110,11 +110,11 @@ class Worker(Handler):
 
     def run(self) -> None:
         """Turn the loop until there is nothing left to do."""
-        reactor, tally = self._reactor, self._tally
+        reactor, tally, waiting = self._reactor, self._tally, False
         reactor.add(self)
         while True:
-            reactor.turn(LOG_INTERVAL if self._log.sink.pending else inf)
-            self._log.flush()
+            reactor.turn(LOG_INTERVAL if waiting else inf)
+            waiting = self._log.flush()
             if tally.ended:
                 tally.post()
             took = time.monotonic() - reactor.now

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from echod.net.poller import READABLE, WRITABLE, PollPoller, Ready
+from echod.net.poller import LONGEST, READABLE, WRITABLE, PollPoller, Ready
 from echod.net.reactor import NAP, Handler, Reactor, Timer
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ class Scripted(PollPoller):
     def __init__(self) -> None:
         super().__init__()
         self.script: list[Ready] = []
-        self.waits: list[float | None] = []
+        self.waits: list[float] = []
 
-    def poll(self, timeout: float | None) -> Ready:
+    def poll(self, timeout: float) -> Ready:
         """Give the next answer, or nothing."""
         self.waits.append(timeout)
         return self.script.pop(0) if self.script else ([], [], [])
@@ -396,7 +396,7 @@ def test_a_descriptor_that_cannot_be_watched_is_not_added(bench: Bench, monkeypa
 
 
 def test_waits_no_longer_than_the_first_deadline(bench: Bench) -> None:
-    """The poller is told to wait until the first deadline, for at most as long as the caller says, else for ever."""
+    """The poller is told to wait until the first deadline, for at most as long as the caller says or it can."""
     bench.reactor.turn()
     bench.reactor.turn(7.0)
     bench.add("late", deadline=1010.0)
@@ -408,7 +408,7 @@ def test_waits_no_longer_than_the_first_deadline(bench: Bench) -> None:
     bench.reactor.turn()
     bench.reactor.turn()
 
-    assert [None, 7.0, 5.0, 2.0, 0.0, 5.0, 5.0] == bench.poller.waits
+    assert [LONGEST, 7.0, 5.0, 2.0, 0.0, 5.0, 5.0] == bench.poller.waits
 
 
 def test_a_deadline_missed_means_no_wait(bench: Bench) -> None:
@@ -660,7 +660,7 @@ def test_a_crash_that_cannot_be_survived_passes(bench: Bench) -> None:
 def test_a_broken_poller_passes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """An OSError of the poller ends the turn: this process cannot go on."""
 
-    def broken(timeout: float | None) -> Ready:
+    def broken(timeout: float) -> Ready:
         raise OSError(9, os.strerror(9))
 
     monkeypatch.setattr(bench.poller, "poll", broken)
@@ -725,14 +725,14 @@ def test_a_busy_reactor_looks_before_it_sleeps(bench: Bench) -> None:
     bench.reactor.busy_poll = 3.0
     poll = bench.poller.poll
 
-    def pass_time(timeout: float | None) -> Ready:
+    def pass_time(timeout: float) -> Ready:
         bench.now += 1.0
         return poll(timeout)
 
     bench.poller.poll = pass_time  # type: ignore[method-assign]
     bench.reactor.turn()
 
-    assert [0.0, 0.0, 0.0, None] == bench.poller.waits
+    assert [0.0, 0.0, 0.0, LONGEST] == bench.poller.waits
 
 
 def test_what_comes_while_it_looks_is_seen_at_once(bench: Bench) -> None:

@@ -361,16 +361,6 @@ def test_exceptional_without_error_or_reading_is_a_hangup(rig: Rig) -> None:
     assert (True, CloseReason.PEER_RESET) == (stream.done, stream.connection.reason)
 
 
-class Deaf(socket.socket):
-    """A socket that the kernel has no memory to read."""
-
-    failure = 0
-
-    def recv_into(self, *args: Any) -> int:
-        """Fail."""
-        raise OSError(self.failure, os.strerror(self.failure))
-
-
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
@@ -379,11 +369,14 @@ class Deaf(socket.socket):
         (errno.ENOMEM, CloseReason.READ_FAILED),
     ],
 )
-def test_a_receive_that_fails(rig: Rig, failure: int, reason: CloseReason) -> None:
+def test_a_receive_that_fails(rig: Rig, monkeypatch: pytest.MonkeyPatch, failure: int, reason: CloseReason) -> None:
     """A receive that fails cuts the connection, and only where the peer cut it that is said of the peer."""
+
+    def fail(*_: object) -> int:
+        raise OSError(failure, os.strerror(failure))
+
     client, stream = rig.pair()
-    stream.socket = rig.keep(Deaf(fileno=stream.socket.detach()))
-    stream.socket.failure = failure
+    monkeypatch.setattr(os, "readv", fail)
     client.send(b"hello")
 
     assert closed(rig, stream, reason, error=errno.errorcode[failure]) == in_the_end(rig)[-1]
