@@ -12,12 +12,13 @@ Path = tuple[str | int, ...]
 MOST_PARTS = 16  # the model needs 2; 20,000 of them cost tomllib ten seconds
 MOST_MADE = 6000  # a hundred listeners with all their keys are 4,900; each of them costs tomllib and pydantic 14 us
 MOST_NESTED = 32  # the model needs 2; 1,000 of them are a RecursionError
-# Possessive throughout, and an unterminated string ends with its line or with the text: nothing is scanned twice.
-_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]++|\\.)*+"?|'[^'\n]*+'?)"""
-_DOTTED = rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART})*+"
+# Nothing is given back, and an unterminated string ends with its line or with the text: nothing is scanned twice.
+# A group is atomic, not possessive: a possessive one goes wrong before 3.11.5 (github.com/python/cpython/issues/106052).
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?>(?:[^"\\\n]++|\\.)*)"?|'[^'\n]*+'?)"""
+_DOTTED = rf"{_PART}(?>(?:[ \t]*+\.[ \t]*+{_PART})*)"
 _TOKEN = re.compile(
-    r'(?P<text>"""(?:[^"\\]++|\\.|"{1,2}(?!"))*+(?:"{3,5}|\Z)|' + r"'''(?:[^']++|'{1,2}(?!'))*+(?:'{3,5}|\Z))"
-    rf"|(?P<comment>\#[^\n]*+)|(?:[0-9]++,)++|(?P<key>{_DOTTED})"  # many numbers are one token, for speed
+    r'(?P<text>"""(?>(?:[^"\\]++|\\.|"{1,2}(?!"))*)(?:"{3,5}|\Z)|' + r"'''(?>(?:[^']++|'{1,2}(?!'))*)(?:'{3,5}|\Z))"
+    rf"|(?P<comment>\#[^\n]*+)|(?>(?:[0-9]++,)+)|(?P<key>{_DOTTED})"  # many numbers are one token, for speed
     r"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<equals>=)|(?P<end>\n)|[ \t,.]++|[^\n]",
     re.DOTALL,
 )
