@@ -196,6 +196,7 @@ def test_nobody_else_may_name_a_client(start: Starter) -> None:
     with connect(daemon.address()) as proxy:
         proxy.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nhello")
         assert proxy.recv(100) == b"hello"
+    daemon.wait_for("connection.opened", {"client.address": "192.0.2.1"})
     reasons = [record["echod.refuse.reason"] for record in daemon.records("connection.refused")]
 
     assert ["untrusted_proxy"] == reasons
