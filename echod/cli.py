@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.daemon:
+        from echod.process import daemonize
+
+        daemonize.check_environment()
+        daemonize.clean_environment()  # this first: it starts over, and what is imported below would be imported twice
     from echod.process import launch
 
     launch.run(options.config, foreground=not options.daemon)

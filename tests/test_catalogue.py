@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 
@@ -21,11 +22,17 @@ IRREGULAR = {"sent", "ready", "stopping", "exceptional"}
 """Words at the end of a name that do not end in "ed": an old participle, one that goes on, and two adjectives."""
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Return all nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def used(name: str) -> set[str]:
     """Return the files that make a `name`."""
     found = set()
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Call):
                 called = node.func
                 if name == (called.id if isinstance(called, ast.Name) else getattr(called, "attr", None)):
@@ -37,7 +44,7 @@ def mentioned(enum: str) -> set[str]:
     """Return the members of an enum that the package mentions."""
     found = set()
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Attribute):
                 owner = node.value
                 if enum == (owner.id if isinstance(owner, ast.Name) else getattr(owner, "attr", None)):

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ import echod
 from echod import cli
 from echod.config import loading
 from echod.errors import StartError
-from echod.process import control, launch, lock, state
+from echod.process import control, daemonize, launch, lock, state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,11 +200,24 @@ def test_options_reach_the_command(
 ) -> None:
     """Each command is called with an absolute path, since the daemon changes its directory, and with its options."""
     calls: list[tuple[Path, dict[str, bool]]] = []
+    monkeypatch.setattr(daemonize, "check_environment", lambda: None)
+    monkeypatch.setattr(daemonize, "clean_environment", lambda: None)
     monkeypatch.setattr(launch if name == "run" else control, name, lambda path, **given: calls.append((path, given)))
     monkeypatch.chdir(tmp_path)
 
     assert 0 == cli.main([*arguments, "-c", "echod.toml"])
     assert [(tmp_path / "echod.toml", options)] == calls
+
+
+def test_to_detach_it_first_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --daemon the environment is checked and cleaned before what takes long; without, it is left as it is."""
+    steps: list[str] = []
+    for name in ("check_environment", "clean_environment"):
+        monkeypatch.setattr(daemonize, name, partial(steps.append, name))
+    monkeypatch.setattr(launch, "run", lambda _path, *, foreground: steps.append("run"))
+
+    assert [0, 0] == [cli.main(["run", "--daemon"]), cli.main(["run"])]
+    assert ["check_environment", "clean_environment", "run", "run"] == steps
 
 
 def test_show_prints_what_can_be_read_again(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

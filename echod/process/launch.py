@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 
 def run(path: Path | None, *, foreground: bool) -> None:
-    """Run the daemon with the file `path`, or the default one, until it is stopped; raise EchodError if it cannot."""
+    """Run the daemon with the file `path`, or the default one, until it is stopped; raise EchodError if it cannot.
+
+    Whoever detaches it has checked and cleaned the environment before.
+    """
     if not foreground:
-        daemonize.check_environment()
-        daemonize.clean_environment()
         os.umask(daemonize.UMASK)
     nohup = signal.SIGHUP in signals.reset()
     manager = systemd.manager(os.environ)

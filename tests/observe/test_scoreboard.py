@@ -30,6 +30,8 @@ from echod.observe.scoreboard import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.conftest import Size
+
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
@@ -389,11 +391,13 @@ def test_the_last_places_are_given_exactly(board: Scoreboard, stack: ExitStack, 
     )
 
 
-def test_the_limit_is_never_passed(board: Scoreboard, stack: ExitStack) -> None:
-    """So it is when they start from nothing, most of the way without the lock."""
-    race(board, stack, 200, 100)
+def test_the_limit_is_never_passed(board: Scoreboard, stack: ExitStack, size: Size) -> None:
+    """So it is when they start from nothing, most of the way without the lock; half of them get in."""
+    attempts = size(25, 100)
+    half = RUNNERS * attempts // 2
+    race(board, stack, half, attempts)
 
-    assert (200, 200) == (board.total(Column.ACTIVE), board.total(Column.REFUSED))
+    assert (half, half) == (board.total(Column.ACTIVE), board.total(Column.REFUSED))
 
 
 # -- fairness ---------------------------------------------------------------------------------------------------------

@@ -88,8 +88,6 @@ def test_the_starter_is_told_of_a_failure(
         kept.extend(preserve)
         return daemonize.Starter(writer)
 
-    monkeypatch.setattr(daemonize, "check_environment", lambda: None)
-    monkeypatch.setattr(daemonize, "clean_environment", lambda: None)
     monkeypatch.setattr(daemonize, "detach", detach)
     monkeypatch.setattr(supervisor, "outcome", StartError("no worker could start"))
     with pytest.raises(StartError):

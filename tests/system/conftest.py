@@ -10,7 +10,7 @@ import pytest
 
 from tests.system.daemon import Daemon
 from tests.system.machine import Machine
-from tests.system.service import Service, make
+from tests.system.service import STAGE, Service, make
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -57,9 +57,10 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Starter]:
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
-    """Boot a machine and install echod in it, as a root would whose files are for nobody else to read."""
+    """Boot a machine and lay echod out in it, as a package would that a root made whose files nobody else may read."""
     with Machine() as booted:
-        make(booted, "install", umask="077")
+        make(booted, "install", "install-socket", f"DESTDIR={STAGE}", umask="077")
+        booted.run("cp", "-a", f"{STAGE}/.", "/")
         yield booted
 
 

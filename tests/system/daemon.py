@@ -305,9 +305,7 @@ class Daemon:
 
     def cpu_share(self, seconds: float) -> float:
         """Watch for so many seconds and tell which share of one CPU all processes used."""
-        before, started = self.cpu(), time.monotonic()
-        time.sleep(seconds)
-        return (self.cpu() - before) / (time.monotonic() - started)
+        return highest_cpu_share([self], seconds)
 
     def active(self) -> int:
         """Have a snapshot reported, and return how many connections it counts."""
@@ -402,3 +400,11 @@ class Daemon:
         if faults:
             self._report()
             raise AssertionError("\n".join(faults[:20]))
+
+
+def highest_cpu_share(daemons: Sequence[Daemon], seconds: float) -> float:
+    """Watch daemons for so many seconds and tell which share of one CPU that one used which used the most."""
+    before, started = [daemon.cpu() for daemon in daemons], time.monotonic()
+    time.sleep(seconds)
+    used = [daemon.cpu() - spent for daemon, spent in zip(daemons, before, strict=True)]
+    return max(used) / (time.monotonic() - started)

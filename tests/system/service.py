@@ -29,6 +29,7 @@ UNITS = "/usr/local/lib/systemd/system"
 EXAMPLES = "/usr/local/share/doc/echod"
 DROP_INS = "/etc/systemd/system"
 CONFIG = "/etc/echod.toml"
+STAGE = "/tmp/stage"  # where the installation stays as it was made
 ADDRESS = ("127.0.0.1", 10000)
 
 CLEAN = f"""

@@ -286,35 +286,36 @@ def test_faults_go_with_tls(start: Starter, tmp_path: Path) -> None:
 def test_the_same_seed_makes_the_same_run(start: Starter) -> None:
     """Of a thousand datagrams the same ones are lost and doubled by another daemon, about as many as asked."""
 
-    def run(seed: int) -> list[int]:
+    def opened(seed: int) -> tuple[str, int]:
         faults = {"drop": 0.3, "duplicate": 0.2, "seed": seed}
-        daemon = start(
-            listeners=[{"name": "echo", "kind": "udp", "address": "127.0.0.1:0", "udp": {"rate": 0}, "faults": faults}],
-            expect=LOUD,
-        )
-        found: list[int] = []
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-            for batch in range(0, 1000, 100):  # as many as the kernel holds for a client that does not read yet
-                for number in range(batch, batch + 100):
-                    peer.sendto(str(number).encode(), daemon.address())
-                found += answers(peer, 0.2)
-            return sorted(found + answers(peer, 1))
+        listener = {"name": "echo", "kind": "udp", "address": "127.0.0.1:0", "udp": {"rate": 0}, "faults": faults}
+        return start(listeners=[listener], expect=LOUD).address()
 
-    once = run(5)
+    doors = [opened(5), opened(5), opened(6)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        heard = []
+        for batch in range(0, 1000, 50):  # as many of all three as the kernel holds for a client that does not read yet
+            for number in range(batch, batch + 50):
+                for address in doors:
+                    peer.sendto(str(number).encode(), address)
+            heard += answers(peer, 0.1)
+        heard += answers(peer, 1)
+    once, again, other = (sorted(number for number, address in heard if address == door) for door in doors)
 
-    assert once == run(5)
-    assert once != run(6)
+    assert once == again
+    assert once != other
     assert 600 < len(set(once)) < 800
     assert 80 < len(once) - len(set(once)) < 200
 
 
-def answers(peer: socket.socket, silence: float) -> list[int]:
-    """Read numbers until none has come for so long."""
+def answers(peer: socket.socket, silence: float) -> list[tuple[int, tuple[str, int]]]:
+    """Read numbers, each with the address it comes from, until none has come for so long."""
     peer.settimeout(silence)
     found = []
     try:
         while True:
-            found.append(int(peer.recv(10)))
+            data, address = peer.recvfrom(10)
+            found.append((int(data), address))
     except TimeoutError:
         return found
 

@@ -10,17 +10,15 @@ import pytest
 
 from tests.system.clients import ping
 from tests.system.daemon import ROOT
-from tests.system.service import CONFIG, DROP_INS, ON_MACHINE, UNITS, Service, make
+from tests.system.service import CONFIG, DROP_INS, ON_MACHINE, STAGE, UNITS, Service, make
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.system.machine import Machine
 
 pytestmark = ON_MACHINE
 
-STAGE = "/tmp/stage"
 ELSEWHERE = "/opt/elsewhere"
 
 
@@ -33,12 +31,10 @@ def tree(root: Path) -> dict[str, os.stat_result]:
     }
 
 
-@pytest.fixture(scope="module")
-def staged(machine: Machine) -> Iterator[Path]:
-    """Install once below a directory, as whoever makes a package would."""
-    make(machine, "install", "install-socket", f"DESTDIR={STAGE}", umask="077")
-    yield machine.path(STAGE)
-    machine.run("rm", "-rf", STAGE)
+@pytest.fixture
+def staged(machine: Machine) -> Path:
+    """Return the directory below which whoever makes a package would install."""
+    return machine.path(STAGE)
 
 
 def test_a_staged_installation_knows_nothing_of_the_stage(staged: Path) -> None:
@@ -116,11 +112,11 @@ def test_the_configuration_is_never_touched(service: Service) -> None:
 
 
 def test_elsewhere_from_install_to_uninstall(service: Service) -> None:
-    """Below another prefix: enabled, started, reloaded, stopped, and gone but for its configuration."""
+    """Below another prefix, under umask 077: enabled, started, reloaded, stopped, gone but for its configuration."""
     machine = service.machine
     variables = (f"prefix={ELSEWHERE}", f"sysconfdir={ELSEWHERE}/conf", f"mandir={ELSEWHERE}/pages")
     config = machine.path(f"{ELSEWHERE}/conf/echod.toml")
-    make(machine, "install", *variables)
+    make(machine, "install", *variables, umask="077")
     machine.systemctl("daemon-reload")
     said = machine.run("systemd-analyze", "verify", "echod.service").stderr
     machine.systemctl("enable", "--now", "echod")

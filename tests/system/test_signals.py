@@ -166,7 +166,7 @@ def test_random_storms_end_stopped(tmp_path: Path, size: Size) -> None:
     """
     chance = random.Random(SEED)
     slowest = 0.0
-    for number in range(size(10, 200)):
+    for number in range(size(6, 200)):
         seed = chance.randrange(1 << 30)
         directory = tmp_path / str(number)
         directory.mkdir()

@@ -61,7 +61,7 @@ def probed(service: Service) -> dict[str, str]:
     service.drop_in(f"[Service]\nExecStartPost={INTERPRETER} -I {PROBE}\n")
     service.start()
     assert service.workers()
-    (said,) = [entry["MESSAGE"] for entry in service.journal() if entry["_COMM"] == "python"]
+    (said,) = [entry["MESSAGE"] for entry in service.journal() if entry["SYSLOG_IDENTIFIER"] == "python"]
     service.machine.run("rm", PROBE)
     results: dict[str, str] = json.loads(said)
     print(results)  # noqa: T201
