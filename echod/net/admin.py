@@ -124,7 +124,7 @@ class AdminListener(Listener):
 
     def release(self, now: float) -> None:
         """Be done: who waits at the socket is the siblings', or nobody's."""
-        self.done = True
+        self.retire()
 
 
 class AdminStream(Stream):

@@ -120,7 +120,7 @@ class Datagrams(Handler):
 
     def release(self, now: float) -> None:
         """Be done: what waits is the next worker's, or lost as datagrams may be."""
-        self.done = True
+        self.retire()
 
     def close(self) -> None:
         """Close this worker's descriptor; the supervisor's keeps the socket alive."""

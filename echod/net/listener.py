@@ -133,7 +133,7 @@ class Listener(Handler):
                     break
         finally:
             self._setting.gate.shut()
-            self.done = True
+            self.retire()
 
     def close(self) -> None:
         """Close this worker's descriptor; the supervisor's keeps the socket alive."""

@@ -8,8 +8,8 @@ copy, nothing allocated that outlives the call, no change of interest, no log ca
 
 from __future__ import annotations
 
-import os
 import socket
+from os import readv
 from typing import TYPE_CHECKING, Any
 
 from echod.core.connection import RECEIVE
@@ -56,7 +56,7 @@ class Stream(Handler):
             self._receive(now)
             return False
         try:
-            count = os.readv(self.fd, self._into)  # half of what `recv_into` costs; of a socket the same as recv(2)
+            count = readv(self.fd, self._into)  # half of what `recv_into` costs; of a socket the same as recv(2)
         except OSError as error:
             self._not_received(error, now)
             return False

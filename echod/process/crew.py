@@ -242,7 +242,7 @@ class Crew:
 
     def _bury(self, hand: Hand, status: int, now: float) -> None:
         self.changed = True
-        hand.done = True
+        hand.retire()
         self._reactor.touch(hand)
         lost = self._board.settle(hand.row.number)
         if status == 0:  # it was asked to leave, perhaps recalled too late

@@ -280,7 +280,7 @@ class Worker(Handler):
     def _shut_doors(self) -> None:
         self._row[Column.ACCEPTING] = 0
         for listener in self._listeners.values():
-            listener.done = True
+            listener.retire()
             self._reactor.touch(listener)
         self._listeners.clear()
 

@@ -172,7 +172,7 @@ def test_closing_leaves_the_socket_to_the_others(rig: Rig) -> None:
     door = rig.door()
     mine = rig.keep(door.dup())
     listener = rig.listen(mine)
-    listener.done = True
+    listener.retire()
     rig.reactor.touch(listener)
     rig.turn()
     client = rig.knock(door)

@@ -58,7 +58,7 @@ class Fake(Handler):
 
     def on_crash(self, error: Exception, now: float) -> None:
         """Be done, as a stream would."""
-        self.done = True
+        self.retire()
         self._note("crash", now)
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class Fake(Handler):
 
     def end(self) -> None:
         """Be done."""
-        self.done = True
+        self.retire()
 
     def _note(self, call: str, now: float) -> None:
         self.calls.append((self.name, call, now))

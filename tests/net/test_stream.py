@@ -376,7 +376,7 @@ def test_a_receive_that_fails(rig: Rig, monkeypatch: pytest.MonkeyPatch, failure
         raise OSError(failure, os.strerror(failure))
 
     client, stream = rig.pair()
-    monkeypatch.setattr(os, "readv", fail)
+    monkeypatch.setattr("echod.net.stream.readv", fail)
     client.send(b"hello")
 
     assert closed(rig, stream, reason, error=errno.errorcode[failure]) == in_the_end(rig)[-1]
