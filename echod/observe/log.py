@@ -102,8 +102,6 @@ class Log:
 
         True says that lines are still waiting.
         """
-        if self._cap.due():
-            self._end_period()
         sink = self.sink
         sink.flush()
         if sink.lost:
@@ -115,6 +113,11 @@ class Log:
             self._unsaid = 0
             sink.flush()
         return sink.pending
+
+    def tick(self) -> None:
+        """End the period of the cap once it is over; call it about once a second."""
+        if self._cap.due():
+            self._end_period()
 
     def drain(self, patience: float) -> None:
         """Flush at the end of the process, giving a slow reader `patience` seconds."""

@@ -92,6 +92,7 @@ class Supervisor:
         self._assign(messages.to_memfd(now.config, now.certificates), self._born)
         self._beat(self._born)
         while not self._done:
+            log.tick()
             waiting = log.flush()
             manager.flush()
             self._reactor.turn(worker.LOG_INTERVAL if waiting else inf)

@@ -166,6 +166,7 @@ class Worker(Handler):
                 self._log.sink.replace(received.descriptors[0])
             case messages.Ping():
                 self._say(messages.Pong())
+                self._log.tick()
                 for stream in self._streams():
                     stream.account()
                 # EPOLLEXCLUSIVE may have woken a sibling that is stopped: its client must not wait for its end.

@@ -255,11 +255,14 @@ def test_a_cap(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
     for event in [SignalReceived(), ServiceFailed()] * 5:
         paper.log.emit(event)
     first = [record["event"] for record in paper.records()]
+    paper.log.tick()
+    too_early = paper.records()
     now = cap.PERIOD
+    paper.log.tick()
     second = paper.records()
     paper.log.emit(SignalReceived())
 
-    assert ["signal.received", "service.failed"] * 2 == first
+    assert (["signal.received", "service.failed"] * 2, []) == (first, too_early)
     assert [
         ("log.suppressed", "warning", "signal.received", 3),
         ("log.suppressed", "warning", "service.failed", 3),

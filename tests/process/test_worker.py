@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ import pytest
 
 from echod.config.listeners import Listener
 from echod.config.models import Config, Limits
+from echod.config.models import Log as LogTable
 from echod.config.tls import Tls
-from echod.observe import sink
+from echod.observe import cap, sink
 from echod.observe.log import Log
 from echod.observe.scoreboard import Column, Scoreboard
 from echod.process import channel as messages
@@ -50,10 +51,10 @@ class Supervised:
         os.close(log.sink.fd)
         self.status: int | None = None
 
-    def assign(self, generation: int, *names: str, **limits: Any) -> None:
+    def assign(self, generation: int, *names: str, most: int = 0, **limits: Any) -> None:
         """Send an assignment with the one socket under each of `names`, and wait for the answer."""
         listeners = tuple(Listener(name=name, address=f"127.0.0.{n}:7") for n, name in enumerate(names or ["none"], 1))
-        fd = messages.to_memfd(Config(limits=Limits(**limits), listener=listeners), {})
+        fd = messages.to_memfd(Config(limits=Limits(**limits), listener=listeners, log=LogTable(cap=most)), {})
         self.channel.send(messages.Assign(generation, names), [fd, *[self.door.fileno()] * len(names)])
         os.close(fd)
         assert messages.Answer(generation) == self.hear()
@@ -137,6 +138,17 @@ def test_a_ping_is_answered(supervised: Supervised) -> None:
     supervised.channel.send(messages.Ping())
 
     assert messages.Pong() == supervised.hear()
+
+
+def test_a_ping_ends_the_period_of_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a flood has left unsaid is said although nothing else happens any more."""
+    monkeypatch.setattr(cap, "PERIOD", 0.0)
+    with closing(Supervised(tmp_path)) as supervised:
+        supervised.assign(1, "echo", most=1)
+        with socket.create_connection(supervised.address) as one, socket.create_connection(supervised.address) as other:
+            assert (b"hello", b"hello") == (echo(one), echo(other))
+            supervised.channel.send(messages.Ping())
+            supervised.until(lambda: b"log.suppressed" in supervised.log_file.read_bytes())
 
 
 def test_signals_mean_nothing_to_it(supervised: Supervised) -> None:
