@@ -52,8 +52,7 @@ def test_socat_gets_back_all_that_it_sends(start: Starter, tmp_path: Path, form:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "[::1]"])
-@pytest.mark.parametrize("size", [1, 1472, 20_000, 65_507])
-def test_socat_hears_the_address_that_it_asked(start: Starter, host: str, size: int) -> None:
+def test_socat_hears_the_address_that_it_asked(start: Starter, host: str) -> None:
     """Its UDP socket is connected, so that the kernel hides from it what comes from anywhere else."""
     daemon = start(
         listeners=[
@@ -64,4 +63,5 @@ def test_socat_hears_the_address_that_it_asked(start: Starter, host: str, size: 
     port = daemon.address("v6" if ":" in host else "v4")[1]
     family = 6 if ":" in host else 4
 
-    assert CONTENT[:size] == socat(f"UDP{family}:{host}:{port}", CONTENT[:size], wait=0.5)
+    for size in (1, 1472, 20_000, 65_507):
+        assert CONTENT[:size] == socat(f"UDP{family}:{host}:{port}", CONTENT[:size], wait=0.5)
