@@ -351,10 +351,15 @@ def race(board: Scoreboard, stack: ExitStack, limit: int, attempts: int) -> None
     start = memoryview(mmap.mmap(-1, 8)).cast("Q")
     original = Scoreboard.total
 
-    def slow_total(self: Scoreboard, column: int) -> int:
-        for _ in range(3000):  # here, after the count and before the sum, everybody who may come in between does
+    def wait() -> None:
+        for _ in range(1500):
             os.sched_yield()
-        return original(self, column)
+
+    def slow_total(self: Scoreboard, column: int) -> int:
+        wait()  # after the count and before the sum everybody who may come in between does
+        found = original(self, column)
+        wait()  # and so they do before a sum is acted on
+        return found
 
     def run(gate: Gate) -> Callable[[], None]:
         def live() -> None:
@@ -398,6 +403,14 @@ def test_the_limit_is_never_passed(board: Scoreboard, stack: ExitStack, size: Si
     race(board, stack, half, attempts)
 
     assert (half, half) == (board.total(Column.ACTIVE), board.total(Column.REFUSED))
+
+
+def test_the_limit_holds_without_the_lock(board: Scoreboard, stack: ExitStack) -> None:
+    """Who was far from it when the door was opened, and comes to it together with others, is counted before it is in."""
+    race(board, stack, 3, 1)
+
+    assert board.total(Column.ACTIVE) <= 3 < RUNNERS
+    assert board.total(Column.ACTIVE) + board.total(Column.REFUSED) == RUNNERS
 
 
 # -- fairness ---------------------------------------------------------------------------------------------------------
