@@ -411,6 +411,16 @@ def test_waits_no_longer_than_the_first_deadline(bench: Bench) -> None:
     assert [LONGEST, 7.0, 5.0, 2.0, 0.0, 5.0, 5.0] == bench.poller.waits
 
 
+@pytest.mark.parametrize("seconds", [25 * 86400.0, 3650 * 86400.0])
+def test_a_deadline_beyond_what_a_poller_can_wait(bench: Bench, seconds: float) -> None:
+    """The longest durations that the configuration accepts are waited for in parts, also where a caller asks so much."""
+    bench.reactor.turn(seconds)
+    bench.add("far", deadline=bench.now + seconds)
+    bench.reactor.turn()
+
+    assert [LONGEST, LONGEST] == bench.poller.waits
+
+
 def test_a_deadline_missed_means_no_wait(bench: Bench) -> None:
     """A deadline that is past already makes the wait zero, not negative."""
     bench.add("missed", deadline=990.0)
