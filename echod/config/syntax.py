@@ -13,7 +13,7 @@ MOST_PARTS = 16  # the model needs 2; 20,000 of them cost tomllib ten seconds
 MOST_MADE = 6000  # a hundred listeners with all their keys are 4,900; each of them costs tomllib and pydantic 14 us
 MOST_NESTED = 32  # the model needs 2; 1,000 of them are a RecursionError
 # Nothing is given back, and an unterminated string ends with its line or with the text: nothing is scanned twice.
-# A group is atomic, not possessive: a possessive one goes wrong before 3.11.5 (python/cpython issue 106052).
+# A group is atomic, not possessive: a possessive one goes wrong before 3.11.5 (python/cpython issue 100061).
 _PART = r"""(?:[A-Za-z0-9_-]++|"(?>(?:[^"\\\n]++|\\.)*)"?|'[^'\n]*+'?)"""
 _DOTTED = rf"{_PART}(?>(?:[ \t]*+\.[ \t]*+{_PART})*)"
 _TOKEN = re.compile(

@@ -56,7 +56,7 @@ class Stream(Handler):
             self._receive(now)
             return False
         try:
-            count = readv(self.fd, self._into)  # half of what `recv_into` costs; of a socket the same as recv(2)
+            count = readv(self.fd, self._into)  # recv(2), for 400 instructions less than `recv_into`
         except OSError as error:
             self._not_received(error, now)
             return False
@@ -82,9 +82,9 @@ class Stream(Handler):
         return False
 
     def _receive(self, now: float) -> None:
-        connection, buffer = self.connection, self._setting.buffer
+        connection, setting = self.connection, self._setting
         try:
-            count = self.socket.recv_into(buffer, min(connection.room, RECEIVE))
+            count = self.socket.recv_into(setting.buffer, min(connection.room, RECEIVE))
         except OSError as error:
             self._not_received(error, now)
             return
@@ -92,7 +92,7 @@ class Stream(Handler):
             connection.receive_eof(now)
             self._update()
             return
-        self._echo(buffer[:count], now)
+        self._echo(setting.views[count], now)
         if self.interest != READABLE or not connection.at_rest:
             self._advance(now)
 
