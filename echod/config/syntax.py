@@ -17,7 +17,7 @@ MOST_NESTED = 32  # the model needs 2; 1,000 of them are a RecursionError
 _PART = r"""(?:[A-Za-z0-9_-]++|"(?>(?:[^"\\\n]++|\\.)*)"?|'[^'\n]*+'?)"""
 _DOTTED = rf"{_PART}(?>(?:[ \t]*+\.[ \t]*+{_PART})*)"
 _TOKEN = re.compile(
-    r'(?P<text>"""(?>(?:[^"\\]++|\\.|"{1,2}(?!"))*)(?:"{3,5}|\Z)|' + r"'''(?>(?:[^']++|'{1,2}(?!'))*)(?:'{3,5}|\Z))"
+    r'(?P<text>"""(?>(?:[^"\\]++|\\.|"{1,2}(?!"))*)(?:"{3,5}|\\?\Z)|' + r"'''(?>(?:[^']++|'{1,2}(?!'))*)(?:'{3,5}|\Z))"
     rf"|(?P<comment>\#[^\n]*+)|(?>(?:[0-9]++,)+)|(?P<key>{_DOTTED})"  # many numbers are one token, for speed
     r"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<equals>=)|(?P<end>\n)|[ \t,.]++|[^\n]",
     re.DOTALL,

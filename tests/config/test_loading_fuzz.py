@@ -83,6 +83,7 @@ COSTLY = {
     "lines": "\n" * MOST_BYTES,
     "a long string": '[daemon]\nuser="' + "u" * (MOST_BYTES - 20) + '"',
     "quotes": '"' * MOST_BYTES,
+    "a text that ends in a backslash": filled(lambda _: '\n\\"""', '"""', "\\"),
 }
 
 
