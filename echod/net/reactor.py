@@ -225,11 +225,12 @@ class Reactor:
             if armed != handler.armed:
                 continue  # armed anew since, or closed
             handler.armed = inf
-            try:
-                handler.on_deadline(now)
-            except Exception as error:  # noqa: BLE001  # as in `turn`
-                self._crash(handler, error)
             self._touched.append(handler)
+            if not handler.done:
+                try:
+                    handler.on_deadline(now)
+                except Exception as error:  # noqa: BLE001  # as in `turn`
+                    self._crash(handler, error)
 
     def _settle(self, handler: Handler) -> None:
         if handler.interest != handler.watched and not handler.done:

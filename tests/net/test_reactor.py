@@ -253,7 +253,7 @@ def test_a_wish_that_has_passed_is_not_called(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["readable", "writable", "exceptional"])
 def test_who_is_done_is_told_nothing_more(bench: Bench, kind: int) -> None:
-    """A handler that somebody has ended earlier in the turn, its interest unchanged, is not called again."""
+    """A handler that somebody has ended earlier in the turn is not called again."""
     door = bench.add("door", READABLE | WRITABLE)
     channel = bench.add("channel")
     channel.plan["readable"] = door.end
@@ -263,6 +263,16 @@ def test_who_is_done_is_told_nothing_more(bench: Bench, kind: int) -> None:
     lists[kind].append(door)
 
     assert [("channel", "readable"), ("door", "close")] == bench.turn(*lists)
+
+
+def test_who_is_done_has_no_deadline(bench: Bench) -> None:
+    """It is not told of one either, which could let it begin anew what was just ended."""
+    door = bench.add("door", deadline=bench.now)
+    channel = bench.add("channel")
+    channel.plan["readable"] = door.end
+    channel.other.send(b"x")
+
+    assert [("channel", "readable"), ("door", "close")] == bench.turn([channel])
 
 
 def test_no_number_is_used_twice_in_a_turn(rig: Rig) -> None:
@@ -413,7 +423,7 @@ def test_waits_no_longer_than_the_first_deadline(bench: Bench) -> None:
 
 @pytest.mark.parametrize("seconds", [25 * 86400.0, 3650 * 86400.0])
 def test_a_deadline_beyond_what_a_poller_can_wait(bench: Bench, seconds: float) -> None:
-    """The longest durations that the configuration accepts are waited for in parts, also where a caller asks so much."""
+    """The longest durations that the configuration accepts are waited for in parts, whoever asks."""
     bench.reactor.turn(seconds)
     bench.add("far", deadline=bench.now + seconds)
     bench.reactor.turn()
