@@ -406,7 +406,7 @@ def test_the_limit_is_never_passed(board: Scoreboard, stack: ExitStack, size: Si
 
 
 def test_the_limit_holds_without_the_lock(board: Scoreboard, stack: ExitStack) -> None:
-    """Who was far from it when the door was opened, and comes to it together with others, is counted before it is in."""
+    """Who was far from it when the door was opened, and comes to it together with others, is counted first."""
     race(board, stack, 3, 1)
 
     assert board.total(Column.ACTIVE) <= 3 < RUNNERS

@@ -112,7 +112,7 @@ def bounds_its_queues(server: Server) -> None:
             sent = -1
             while load.clients[0].sent > sent:  # until nothing more is taken
                 sent = load.clients[0].sent
-                load.run(0.5, until=lambda: growth(server, before) > 8 * MIB)
+                load.run(1, until=lambda: growth(server, before) > 8 * MIB)
             grown = growth(server, before)
     if grown > 8 * MIB:
         raise Defect(f"memory grew by {grown // MIB} MiB for a peer that does not read")
