@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Tests start real daemons; two at a time fit two cores. Those that measure the CPU share a group and run one by one.
+# Tests start real daemons and wait for them; four at a time fit two cores. Those that measure run one by one, and first:
+# the bytecode that they leave is there for the others, who would all make it at the same time.
 # Without the suites that load the machine: tracing would be what they measure.
 MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, \
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
@@ -13,6 +14,8 @@ ROUNDS ?= 5
 PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl prometheus rsyslog \
 	socat strace util-linux valgrind
 PYTEST := $(BIN)/python -X dev -m pytest
+# Hundreds of processes are started by a test run, and without bytecode each of them would compile all sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Where `make install` puts things, by GNU's conventions: DESTDIR goes before every path, and into no file.
 prefix = /usr/local
@@ -56,8 +59,8 @@ run: $(STAMP) ## run echod in the foreground: ^C drains, ^C again stops
 	@exec $(BIN)/echod run
 
 test: $(STAMP) ## run the tests, a few minutes
-	$(PYTEST) -m 'not alone' -n 3 --dist loadgroup
 	$(PYTEST) -m alone
+	$(PYTEST) -m 'not alone' -n 4 --dist loadgroup
 
 peers: ## install the Debian packages that some tests use; without them those tests are skipped
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
