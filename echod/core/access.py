@@ -27,20 +27,20 @@ class Networks:
     """A list of networks, prepared for looking up many addresses."""
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._by_version: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        self._by_version: dict[int, list[tuple[int, int]]] = {}
         for network in map(ipaddress.ip_network, networks):
             entry = (int(network.netmask), int(network.network_address))
-            self._by_version[network.version].append(entry)
+            self._by_version.setdefault(network.version, []).append(entry)
 
     def __bool__(self) -> bool:
-        return any(self._by_version.values())
+        return bool(self._by_version)
 
     def __contains__(self, host: str | None) -> bool:
-        if not self or not host:
+        if not self._by_version or not host:
             return False
         address = ipaddress.ip_address(host)
         number = int(address)
-        return any(number & mask == prefix for mask, prefix in self._by_version[address.version])
+        return any(number & mask == prefix for mask, prefix in self._by_version.get(address.version, ()))
 
 
 class Access:

@@ -19,10 +19,10 @@ Rule: everything that changes a connection's state is a line of TRANSITIONS. Wha
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a connection is in its life."""
 
     ESTABLISHING = auto()
@@ -34,7 +34,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Cue(Enum):
+class Cue(IntEnum):
     """What can move a connection from one state to another."""
 
     ESTABLISHED = auto()  # what came before the payload is complete

@@ -77,12 +77,13 @@ class Listener(Handler):
         self.origin = Origin.of(config, self.socket)
         self._faults = config.faults if config.faults.active else None
         self._backlog = config.backlog
-        self._access = Access(config.allow, config.deny)
+        access = Access(config.allow, config.deny)
+        self._access = access if access else None
         self._proxy = config.proxy_protocol
         self._proxies = Networks(config.proxy_protocol.trusted)
         self._context = self._setting.contexts.get(config.name)
         self._terms = Terms(
-            self._access,
+            access,
             config.proxy_protocol.enabled * config.proxy_protocol.timeout,
             config.tls.enabled * config.tls.timeout,
         )

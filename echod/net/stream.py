@@ -229,9 +229,11 @@ class Stream(Handler):
 
     def _update(self) -> None:
         connection = self.connection
+        if connection.state is State.CLOSED:
+            self.retire()
+            return
         self.interest = connection.wants_read * READABLE | connection.wants_write * WRITABLE
         self.deadline = connection.deadline
-        self.done = connection.state is State.CLOSED
 
 
 class QuietStream(Stream):

@@ -7,7 +7,6 @@ kernel has not measured is left out, and so is everything where it tells less th
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from struct import Struct
 from typing import Any
 
@@ -22,9 +21,10 @@ _MICROSECONDS = 1_000_000
 
 def path(sock: socket.socket) -> dict[str, Any]:
     """Return what the closing record of `sock` says of its path; nothing where the kernel does not tell."""
-    info = b""
-    with suppress(OSError):
+    try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+    except OSError:
+        return {}
     if len(info) < _INFO.size:
         return {}
     mss, mtu, rtt, rttvar, retransmits, min_rtt, rate = _INFO.unpack(info)

@@ -30,14 +30,14 @@ class Tally:
     """The counts of one worker."""
 
     def __init__(self, row: Row) -> None:
-        self._row = row
+        self._cells = row.cells
         self.ended: list[Connection] = []
         """Those that `post` is to count."""
 
     def moved(self, received: int, echoed: int) -> None:
         """Count bytes that a connection has taken and given."""
-        self._row[Column.RECEIVED] += received
-        self._row[Column.ECHOED] += echoed
+        self._cells[Column.RECEIVED] += received
+        self._cells[Column.ECHOED] += echoed
 
     def closed(self, connection: Connection) -> None:
         """Count one connection that has ended, with the next `post`."""
@@ -45,13 +45,13 @@ class Tally:
 
     def post(self) -> None:
         """Count those that have ended since the last time; the log has their records by now."""
-        row = self._row
+        cells = self._cells
         for connection in self.ended:
             assert connection.reason is not None  # noqa: S101  # whoever is closed has one
-            row[CLOSED[connection.reason]] += 1
-            row[Column.RECORDED_RECEIVED] += connection.received
-            row[Column.RECORDED_ECHOED] += connection.echoed
-            row[Column.DISCARDED] += connection.discarded
+            cells[CLOSED[connection.reason]] += 1
+            cells[Column.RECORDED_RECEIVED] += connection.received
+            cells[Column.RECORDED_ECHOED] += connection.echoed
+            cells[Column.DISCARDED] += connection.discarded
             self._note(DURATIONS, connection.lifetime)
         self.ended.clear()
 
@@ -61,13 +61,13 @@ class Tally:
 
     def echoed(self, count: int) -> None:
         """Count one datagram that was sent back, of `count` bytes."""
-        self._row[Column.DATAGRAMS] += 1
-        self._row[Column.DATAGRAM_BYTES] += count
+        self._cells[Column.DATAGRAMS] += 1
+        self._cells[Column.DATAGRAM_BYTES] += count
 
     def dropped(self, reason: DropReason) -> None:
         """Count one that was not."""
-        self._row[DROPPED[reason]] += 1
+        self._cells[DROPPED[reason]] += 1
 
     def _note(self, histogram: Histogram, seconds: float) -> None:
-        self._row[histogram.first] += round(seconds * 1_000_000)
-        self._row[histogram.first + 1 + bisect_left(histogram.bounds, seconds)] += 1
+        self._cells[histogram.first] += round(seconds * 1_000_000)
+        self._cells[histogram.first + 1 + bisect_left(histogram.bounds, seconds)] += 1
