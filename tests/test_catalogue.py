@@ -29,12 +29,14 @@ def nodes(path: Path) -> list[ast.AST]:
 
 
 def used(name: str) -> set[str]:
-    """Return the files that make a `name`."""
+    """Return the files that make a `name`, by calling it or its `of`."""
     found = set()
     for path in SOURCES:
         for node in nodes(path):
             if isinstance(node, ast.Call):
                 called = node.func
+                if isinstance(called, ast.Attribute) and called.attr == "of":
+                    called = called.value
                 if name == (called.id if isinstance(called, ast.Name) else getattr(called, "attr", None)):
                     found.add(path.name)
     return found

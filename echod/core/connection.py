@@ -29,11 +29,29 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from echod.core.lifecycle import ECHOING, TRANSITIONS, Cue, State
+from echod.core.lifecycle import (
+    CLOSED,
+    DRAIN,
+    DRAINING,
+    ECHOING,
+    EOF,
+    ESTABLISHED,
+    ESTABLISHING,
+    FAIL,
+    FIN_SENT,
+    FINISH,
+    FLUSHED,
+    FLUSHING,
+    HALF_CLOSED,
+    LINGERING,
+    OPEN,
+    TRANSITIONS,
+)
 from echod.events import CloseReason
 
 if TYPE_CHECKING:
     from echod.config.models import Limits
+    from echod.core.lifecycle import Cue, State
 
 RECEIVE = 256 * 1024
 """Bytes that are received at once, at most: what a connection holds for a slow peer by default."""
@@ -51,9 +69,9 @@ LINGER_BYTES = 1024 * 1024
 """Bytes that a lingering close discards before it gives up on the peer."""
 
 
-_UNDECIDED = (State.ESTABLISHING, State.OPEN, State.DRAINING, State.HALF_CLOSED)
-_ENDING = (State.HALF_CLOSED, State.FLUSHING)
-_LISTENING = (State.ESTABLISHING, State.LINGERING)
+_UNDECIDED = (ESTABLISHING, OPEN, DRAINING, HALF_CLOSED)
+_ENDING = (HALF_CLOSED, FLUSHING)
+_LISTENING = (ESTABLISHING, LINGERING)
 _NOTHING = b""
 
 
@@ -83,7 +101,7 @@ class Connection:
 
     def __init__(self, limits: Limits, now: float, establish_timeout: float = 0.0) -> None:
         """Begin OPEN, or with `establish_timeout` ESTABLISHING until `established` is called."""
-        self.state = State.ESTABLISHING if establish_timeout else State.OPEN
+        self.state: State = ESTABLISHING if establish_timeout else OPEN
         self.reason: CloseReason | None = None
         self.outgoing: bytes | bytearray | memoryview = _NOTHING
         self.opened = now
@@ -108,7 +126,7 @@ class Connection:
     def established(self, now: float) -> None:
         """Note that payload follows."""
         self._moved = now
-        self._move(Cue.ESTABLISHED, now)
+        self._move(ESTABLISHED, now)
 
     def prolong(self, timeout: float, now: float) -> None:
         """Note that one part of what comes before the payload is complete; the next has `timeout` seconds."""
@@ -142,7 +160,7 @@ class Connection:
 
     def receive_eof(self, now: float) -> None:
         """Note that the peer has shut down its side."""
-        self._move(Cue.EOF, now)
+        self._move(EOF, now)
         self._flushed(now)
 
     def sent(self, count: int, now: float) -> None:
@@ -160,22 +178,22 @@ class Connection:
 
     def fin_sent(self, now: float) -> None:
         """Note that `wants_fin` was obeyed: echod's side is shut down."""
-        self._move(Cue.FIN_SENT, now)
+        self._move(FIN_SENT, now)
 
     def drain(self, now: float) -> None:
         """Close as soon as the peer falls quiet, since the daemon stops."""
         self._linger = LINGER_DRAINING
-        self._move(Cue.DRAIN, now, CloseReason.DRAINED)
+        self._move(DRAIN, now, CloseReason.DRAINED)
 
     def finish(self, reason: CloseReason, now: float) -> None:
         """End in good order: read no more, send what is held, then FIN."""
-        self._move(Cue.FINISH, now, reason)
+        self._move(FINISH, now, reason)
 
     def fail(self, reason: CloseReason, now: float) -> None:
         """End at once: the connection is lost, or echod cuts it."""
         # Who lingers has been sent everything: a plain close loses nothing.
-        self.wants_reset |= self.state not in (State.LINGERING, State.CLOSED)
-        self._move(Cue.FAIL, now, reason)
+        self.wants_reset |= self.state not in (LINGERING, CLOSED)
+        self._move(FAIL, now, reason)
 
     def expire(self, now: float, *, in_flight: bool = False) -> None:
         """Act on `deadline` if it has passed; call it freely, an early call does nothing.
@@ -184,15 +202,15 @@ class Connection:
         """
         if now < self.deadline:
             return
-        if self.state is State.LINGERING:
-            self._move(Cue.FAIL, now)
-        elif self.state is State.ESTABLISHING:
+        if self.state is LINGERING:
+            self._move(FAIL, now)
+        elif self.state is ESTABLISHING:
             self.fail(CloseReason.HANDSHAKE_TIMEOUT, now)
         elif self.state not in ECHOING:
             self.fail(CloseReason.HALF_CLOSE_TIMEOUT, now)
         elif now >= self._end:
             self.finish(CloseReason.MAX_LIFETIME, now)
-        elif self.state is State.OPEN:
+        elif self.state is OPEN:
             self.finish(CloseReason.IDLE_TIMEOUT, now)
         elif in_flight or self.outgoing:
             self._moved = now
@@ -216,12 +234,12 @@ class Connection:
     @property
     def wants_write(self) -> bool:
         """Whether bytes are waiting for the kernel to take them."""
-        return bool(self.outgoing) and self.state is not State.CLOSED
+        return bool(self.outgoing) and self.state is not CLOSED
 
     @property
     def wants_fin(self) -> bool:
         """Whether echod's side should be shut down now; then call `fin_sent`."""
-        return self.state is State.FLUSHING and not self.outgoing
+        return self.state is FLUSHING and not self.outgoing
 
     @property
     def sends_no_more(self) -> bool:
@@ -236,19 +254,16 @@ class Connection:
     @property
     def deadline(self) -> float:
         """When `expire` wants to be called, in the clock of `now`; infinity for never."""
-        match self.state:
-            case State.ESTABLISHING:
-                return self._entered + self._establish_timeout
-            case State.OPEN:
-                return min(self._moved + self._idle_timeout, self._end)
-            case State.DRAINING:
-                return min(self._moved + QUIET, self._end)
-            case State.HALF_CLOSED | State.FLUSHING:
-                return max(self._moved, self._entered) + self._half_close_timeout
-            case State.LINGERING:
-                return self._entered + self._linger
-            case State.CLOSED:
-                return inf
+        state = self.state
+        if state is OPEN:
+            return min(self._moved + self._idle_timeout, self._end)
+        if state is ESTABLISHING:
+            return self._entered + self._establish_timeout
+        if state is DRAINING:
+            return min(self._moved + QUIET, self._end)
+        if state in _ENDING:
+            return max(self._moved, self._entered) + self._half_close_timeout
+        return self._entered + self._linger if state is LINGERING else inf
 
     @property
     def lifetime(self) -> float:
@@ -265,17 +280,17 @@ class Connection:
             self.reason = reason
         self.state = state
         self._entered = now
-        if state is State.CLOSED:
+        if state is CLOSED:
             self.outgoing = _NOTHING
         self._weigh()
 
     def _weigh(self) -> None:
         """Set `passing`; a connection that looks at bytes leaves it False."""
-        self.passing = self.at_rest
+        self.passing = not self.outgoing and self.state in ECHOING
 
     def _flushed(self, now: float) -> None:
-        if self.state is State.HALF_CLOSED and not self.outgoing:
-            self._move(Cue.FLUSHED, now, CloseReason.PEER_CLOSED)
+        if self.state is HALF_CLOSED and not self.outgoing:
+            self._move(FLUSHED, now, CloseReason.PEER_CLOSED)
 
     def _hold(self, count: int) -> None:
         held = self.outgoing
@@ -289,4 +304,4 @@ class Connection:
     def _discard(self, count: int, now: float) -> None:
         self.discarded += count
         if self.discarded > LINGER_BYTES:
-            self._move(Cue.FAIL, now)
+            self._move(FAIL, now)

@@ -46,6 +46,10 @@ class Cue(IntEnum):
     FAIL = auto()  # the connection is lost, or is cut
 
 
+ESTABLISHING, OPEN, DRAINING, HALF_CLOSED, FLUSHING, LINGERING, CLOSED = State
+ESTABLISHED, EOF, DRAIN, FINISH, FLUSHED, FIN_SENT, FAIL = Cue
+"""By themselves for what every connection asks: before Python 3.12 a member of an enumeration costs a call."""
+
 ECHOING = (State.OPEN, State.DRAINING)
 """Where what comes in is sent back."""
 

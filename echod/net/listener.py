@@ -53,8 +53,8 @@ class Listener(Handler):
         "_context",
         "_faults",
         "_paused_at",
+        "_proxied",
         "_proxies",
-        "_proxy",
         "_reactor",
         "_setting",
         "_terms",
@@ -78,13 +78,13 @@ class Listener(Handler):
         self._faults = config.faults if config.faults.active else None
         self._backlog = config.backlog
         access = Access(config.allow, config.deny)
-        self._access = access if access else None
-        self._proxy = config.proxy_protocol
+        self._access = access or None
+        self._proxied = config.proxy_protocol.enabled
         self._proxies = Networks(config.proxy_protocol.trusted)
         self._context = self._setting.contexts.get(config.name)
         self._terms = Terms(
             access,
-            config.proxy_protocol.enabled * config.proxy_protocol.timeout,
+            self._proxied * config.proxy_protocol.timeout,
             config.tls.enabled * config.tls.timeout,
         )
         share = config.accept_rate / self._setting.workers
@@ -154,7 +154,7 @@ class Listener(Handler):
             return False
         sock.setblocking(False)
         setting, host = self._setting, _host(peer)
-        key = address_key(host) if setting.gate.per_address and host and not self._proxy.enabled else 0
+        key = address_key(host) if setting.gate.per_address and host and not self._proxied else 0
         number = self._objection(host, now) or setting.gate.admit(key)
         if isinstance(number, RefuseReason):
             self._refuse(sock, peer, number)
@@ -172,7 +172,7 @@ class Listener(Handler):
         connection = self._connection(caller.id, now)
         if self._context:
             return SecuredStream(sock, caller, setting, connection, self._terms, self._context)
-        if self._proxy.enabled:
+        if self._proxied:
             return ProxiedStream(sock, caller, setting, connection, self._terms)
         kind = QuietStream if host in setting.quiet else Stream
         return kind(sock, caller, setting, connection)
@@ -184,7 +184,7 @@ class Listener(Handler):
         return Connection(limits, now, timeout)
 
     def _objection(self, host: str, now: float) -> RefuseReason | None:
-        if self._proxy.enabled:
+        if self._proxied:
             if host and host not in self._proxies:
                 return RefuseReason.UNTRUSTED_PROXY
         elif self._access and not self._access.admits(host):

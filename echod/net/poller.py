@@ -90,6 +90,11 @@ class SelectPoller:
         self._outputs.clear()
 
 
+_IN = select.POLLIN | select.POLLPRI
+_MASKS = (0, _IN, select.POLLOUT, _IN | select.POLLOUT)
+"""What poll and epoll call an interest; errors and hang-ups they always report (epoll_ctl(2))."""
+
+
 class PollPoller:
     """`poll(2)`: any descriptor number, but still all of them at every call."""
 
@@ -100,7 +105,7 @@ class PollPoller:
 
     def watch(self, fd: int, interest: int) -> None:
         """Register `fd`, or change what it is registered for."""
-        self._poll.register(fd, _mask(interest))
+        self._poll.register(fd, _MASKS[interest])
 
     def watch_shared(self, fd: int) -> None:
         """Watch `fd` for reading: every process that does so wakes up."""
@@ -131,9 +136,9 @@ class EpollPoller:
     def watch(self, fd: int, interest: int) -> None:
         """Add `fd`, or change what it is watched for."""
         if fd in self._known:
-            self._epoll.modify(fd, _mask(interest))
+            self._epoll.modify(fd, _MASKS[interest])
         else:
-            self._epoll.register(fd, _mask(interest))
+            self._epoll.register(fd, _MASKS[interest])
             self._known.add(fd)
 
     def watch_shared(self, fd: int) -> None:
@@ -156,12 +161,6 @@ class EpollPoller:
     def close(self) -> None:
         """Close the epoll descriptor."""
         self._epoll.close()
-
-
-def _mask(interest: int) -> int:
-    # poll and epoll use the same bits for these three (epoll_ctl(2)); errors and hang-ups are always reported.
-    readable = select.POLLIN | select.POLLPRI if interest & READABLE else 0
-    return readable | (select.POLLOUT if interest & WRITABLE else 0)
 
 
 _READ = select.POLLIN

@@ -143,18 +143,15 @@ class ProxiedStream(QuietStream):
             self._introduce()
         super()._say_closed()
 
-    def _details(self) -> dict[str, Any]:
+    def _add_details(self, facts: dict[str, Any]) -> None:
         header = self._header
-        if not header:
-            return {}
-        tls = header.tls or proxy.Tls()
-        return {
-            "proxy_version": header.version,
-            "proxy_authority": header.authority,
-            "proxy_alpn": header.alpn,
-            "proxy_unique_id": header.unique_id,
-            "proxy_tls_version": tls.version,
-            "proxy_tls_cipher": tls.cipher,
-            "proxy_tls_name": tls.common_name,
-            "proxy_tls_verified": tls.verified,
-        }
+        if header:
+            tls = header.tls or proxy.Tls()
+            facts["proxy_version"] = header.version
+            facts["proxy_authority"] = header.authority
+            facts["proxy_alpn"] = header.alpn
+            facts["proxy_unique_id"] = header.unique_id
+            facts["proxy_tls_version"] = tls.version
+            facts["proxy_tls_cipher"] = tls.cipher
+            facts["proxy_tls_name"] = tls.common_name
+            facts["proxy_tls_verified"] = tls.verified

@@ -188,15 +188,13 @@ class SecuredStream(ProxiedStream):
             readable = tls.wants_read and (connection.wants_read or stuck)
             self.interest = readable * READABLE | bool(tls.outgoing) * WRITABLE
 
-    def _details(self) -> dict[str, Any]:
-        facts = self._tls.facts
-        return {
-            **super()._details(),
-            "tls_server_name": facts.server_name,
-            "tls_version": facts.version,
-            "tls_cipher": facts.cipher,
-            "tls_alpn": facts.alpn,
-            "tls_resumed": facts.resumed or None,
-            "tls_client_subject": facts.client_subject,
-            "tls_client_sha256": facts.client_sha256,
-        }
+    def _add_details(self, facts: dict[str, Any]) -> None:
+        super()._add_details(facts)
+        tls = self._tls.facts
+        facts["tls_server_name"] = tls.server_name
+        facts["tls_version"] = tls.version
+        facts["tls_cipher"] = tls.cipher
+        facts["tls_alpn"] = tls.alpn
+        facts["tls_resumed"] = tls.resumed or None
+        facts["tls_client_subject"] = tls.client_subject
+        facts["tls_client_sha256"] = tls.client_sha256

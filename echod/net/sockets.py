@@ -51,6 +51,24 @@ Address = tuple[Any, ...] | str | bytes
 """What the socket module calls an address: (host, port), (host, port, flow info, scope), or what Unix sockets have."""
 
 
+class Door(socket.socket):
+    """A listening socket that remembers its family and type.
+
+    `accept` asks for both, and each time they are made into enumerations: a twentieth of what a connection costs.
+    """
+
+    __slots__ = ("family", "type")
+
+    family: socket.AddressFamily
+    type: socket.SocketKind
+
+    def __init__(self, fd: int) -> None:
+        """Take over the descriptor `fd`."""
+        super().__init__(fileno=fd)
+        self.family = super().family
+        self.type = super().type
+
+
 @dataclass(frozen=True)
 class Skipped:
     """An address of a name that this machine does not have, and the error's name."""

@@ -13,7 +13,7 @@ from os import readv
 from typing import TYPE_CHECKING, Any
 
 from echod.core.connection import RECEIVE
-from echod.core.lifecycle import State
+from echod.core.lifecycle import CLOSED, State
 from echod.events import (
     CloseReason,
     ConnectionClosed,
@@ -173,27 +173,23 @@ class Stream(Handler):
             self._setting.tally.moved(connection.received - received, connection.echoed - echoed)
 
     def _say_opened(self) -> None:
-        self._setting.emit(ConnectionOpened(**self.caller.facts()))
+        self._setting.emit(ConnectionOpened.of(self.caller.facts()))
 
     def _say_closed(self) -> None:
-        connection = self.connection
-        self._setting.emit(
-            ConnectionClosed(
-                **self.caller.facts(),
-                reason=connection.reason,
-                duration=round(connection.lifetime, 6),
-                received=connection.received,
-                echoed=connection.echoed,
-                discarded=connection.discarded or None,
-                error=self._error,
-                **(tcp.path(self.socket) if self.caller.origin.transport == "tcp" else {}),
-                **self._details(),
-            )
-        )
+        connection, facts = self.connection, self.caller.facts()
+        facts["reason"] = connection.reason
+        facts["duration"] = round(connection.lifetime, 6)
+        facts["received"] = connection.received
+        facts["echoed"] = connection.echoed
+        facts["discarded"] = connection.discarded or None
+        facts["error"] = self._error
+        if facts["transport"] == "tcp":
+            facts |= tcp.path(self.socket)
+        self._add_details(facts)
+        self._setting.emit(ConnectionClosed.of(facts))
 
-    def _details(self) -> dict[str, Any]:
-        """Return what the closing record says beyond what all have."""
-        return {}
+    def _add_details(self, facts: dict[str, Any]) -> None:
+        """Add what the closing record says beyond what all have."""
 
     def _not_received(self, error: OSError, now: float) -> None:
         if not isinstance(error, BlockingIOError):
@@ -229,7 +225,7 @@ class Stream(Handler):
 
     def _update(self) -> None:
         connection = self.connection
-        if connection.state is State.CLOSED:
+        if connection.state is CLOSED:
             self.retire()
             return
         self.interest = connection.wants_read * READABLE | connection.wants_write * WRITABLE

@@ -84,6 +84,10 @@ class Column(IntEnum):
     """When the configuration came into force, in seconds of the wall clock."""
 
 
+# By themselves, since every connection asks: before Python 3.12 a member of an enumeration costs a call.
+_ACTIVE, _ACCEPTED, _REFUSED = Column.ACTIVE, Column.ACCEPTED, Column.REFUSED
+
+
 @dataclass(frozen=True)
 class Histogram:
     """Columns that say how often something took how long: the sum in microseconds, then a count for each bucket."""
@@ -210,7 +214,7 @@ class Gate:
 
     def open(self) -> bool:
         """Prepare to admit; False when another worker is deciding at the limit just now."""
-        if not self.per_address and not admission.near(self._board.total(Column.ACTIVE), self.limit):
+        if not self.per_address and not admission.near(self._board.total(_ACTIVE), self.limit):
             return True
         try:
             fcntl.lockf(self._board.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -228,14 +232,14 @@ class Gate:
     def admit(self, key: int) -> int | RefuseReason:
         """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
         cells = self._row.cells
-        cells[Column.ACTIVE] += 1
-        if self._board.total(Column.ACTIVE) > self.limit:
-            cells[Column.ACTIVE] -= 1
+        cells[_ACTIVE] += 1
+        if self._board.total(_ACTIVE) > self.limit:
+            cells[_ACTIVE] -= 1
             return RefuseReason.OVER_LIMIT
         if key and not self.enter(key):
-            cells[Column.ACTIVE] -= 1
+            cells[_ACTIVE] -= 1
             return RefuseReason.OVER_ADDRESS_LIMIT
-        cells[Column.ACCEPTED] += 1
+        cells[_ACCEPTED] += 1
         return self._number()
 
     def enter(self, key: int) -> bool:
@@ -251,25 +255,25 @@ class Gate:
     def refuse(self, reason: RefuseReason) -> int:
         """Count one connection that was turned away and return an id for it."""
         cells = self._row.cells
-        cells[Column.REFUSED] += 1
+        cells[_REFUSED] += 1
         cells[REFUSED[reason]] += 1
         return self._number()
 
     def leave(self, key: int) -> None:
         """Count one connection out, with the key that it came in with."""
-        self._row.cells[Column.ACTIVE] -= 1
+        self._row.cells[_ACTIVE] -= 1
         if key:
             self._board.addresses.leave(self._row.number, key)
 
     def crowded(self) -> bool:
         """Tell whether this worker has many more connections than the mean of those that accept."""
         accepting = self._board.column(Column.ACCEPTING)
-        active = self._board.column(Column.ACTIVE)
+        active = self._board.column(_ACTIVE)
         # A row may be added between the two looks; it has nothing to count yet.
         total = sum(count for count, takes in zip(active, accepting, strict=False) if takes)
-        return admission.steps_aside(self._row[Column.ACTIVE], total, sum(accepting))
+        return admission.steps_aside(self._row[_ACTIVE], total, sum(accepting))
 
     def _number(self) -> int:
         row = self._row
-        serial = row.cells[Column.ACCEPTED] + row.cells[Column.REFUSED]
+        serial = row.cells[_ACCEPTED] + row.cells[_REFUSED]
         return serial * ROWS + row.number  # unique over all workers, and over the workers of a slot

@@ -25,6 +25,7 @@ from echod.config.listeners import ADMIN
 from echod.core.access import Networks
 from echod.core.connection import RECEIVE
 from echod.events import CloseReason, ServiceFailed
+from echod.net import sockets
 from echod.net.admin import AdminListener, AdminStream
 from echod.net.datagram import Datagrams
 from echod.net.listener import Listener
@@ -189,7 +190,7 @@ class Worker(Handler):
         named = {listener.name: listener for listener in config.doors}
         listed = {}
         for name, fd in zip(assignment.listeners, received[1:], strict=True):
-            sock = socket.socket(fileno=fd)
+            sock = sockets.Door(fd)
             listed[_identity(sock)] = (name, sock)
         udp = (sock for _, sock in listed.values() if sock.type == socket.SOCK_DGRAM)
         setting.udp_ports = frozenset(sock.getsockname()[1] for sock in udp)
