@@ -156,7 +156,9 @@ class EpollPoller:
 
     def poll(self, timeout: float) -> Ready:
         """Call `epoll_wait` and sort its answer into the three lists."""
-        return _three_lists(self._epoll.poll(timeout))
+        events = self._epoll.poll(timeout)
+        readable = [fd for fd, mask in events if mask == _READ]
+        return (readable, [], []) if len(readable) == len(events) else _three_lists(events)  # nearly always the first
 
     def close(self) -> None:
         """Close the epoll descriptor."""
@@ -169,9 +171,6 @@ _EXCEPT = select.POLLPRI | select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
 def _three_lists(events: list[tuple[int, int]]) -> Ready:
-    readable = [fd for fd, mask in events if mask == _READ]
-    if len(readable) == len(events):  # nearly always
-        return readable, [], []
     return (
         [fd for fd, mask in events if mask & _READ],
         [fd for fd, mask in events if mask & _WRITE],

@@ -155,11 +155,15 @@ class Reactor:
         """Read the handler's attributes again at the end of this turn; for those who change it from outside."""
         self._touched.append(handler)
 
-    def turn(self, longest: float = inf) -> None:  # noqa: C901  # three loops told alike are easier than one told thrice
+    def turn(self, longest: float = inf) -> None:  # noqa: C901, PLR0912  # three loops, told alike
         """Wait until something is ready or due, for at most `longest` seconds, and see to it."""
-        readable, writable, exceptional = self._ready(longest)
-        now = self.now = self._clock()
         handlers, touched = self._handlers, self._touched
+        wait = self._spin if self.busy_poll else self.poller.poll
+        try:
+            readable, writable, exceptional = wait(self._patience(longest))
+        except OSError as error:
+            readable, writable, exceptional = self._nap(error)
+        now = self.now = self._clock()
         for fd in readable:
             handler = handlers[fd]
             if handler.interest & READABLE:
@@ -191,18 +195,6 @@ class Reactor:
             self._settle(handler)
         touched.clear()
 
-    def _ready(self, longest: float) -> Ready:
-        patience = self._patience(longest)
-        try:
-            if self.busy_poll and patience and any(ready := self._spin(patience)):
-                return ready
-            return self.poller.poll(patience)
-        except OSError as error:
-            if error.errno not in PASSING:
-                raise
-        time.sleep(NAP)
-        return [], [], []
-
     def _patience(self, longest: float) -> float:
         if self._touched:
             return 0.0  # between two turns somebody has changed: this one is to see to it
@@ -217,7 +209,13 @@ class Reactor:
         end = self._clock() + min(patience, self.busy_poll)
         while not any(ready := self.poller.poll(0.0)) and self._clock() < end:
             pass
-        return ready
+        return ready if any(ready) or not patience else self.poller.poll(patience)
+
+    def _nap(self, error: OSError) -> Ready:
+        if error.errno not in PASSING:
+            raise error
+        time.sleep(NAP)
+        return [], [], []
 
     def _expire(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
