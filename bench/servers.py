@@ -41,6 +41,7 @@ runtime_directory = "{folder}"
 
 [log]
 file = "{folder}/log"
+cap = 0
 {log}
 
 [[listener]]
