@@ -95,9 +95,8 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from echod.config import dumping, loading
+    from echod.config import dumping, loading, reading
     from echod.config.models import Config
-    from echod.process import settings
 
     if options.what == "defaults":
         print(dumping.defaults_toml(), end="")
@@ -106,7 +105,7 @@ def _show(options: argparse.Namespace) -> None:
     elif options.what == "unit":
         _show_unit()
     else:
-        path = options.config or settings.default_file()
+        path = options.config or reading.default_file()
         print(dumping.to_toml(loading.load(path) if path else Config()), end="")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import echod
 from echod import cli
-from echod.config import loading
+from echod.config import reading
 from echod.errors import StartError
 from echod.process import control, daemonize, launch, lock, state
 
@@ -42,7 +42,7 @@ COMMANDS = ("run", "check", "reload", "stop", "status", "show")
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write a configuration with a runtime directory of its own; there is no default one, and nobody is signalled."""
-    monkeypatch.setattr(loading, "DEFAULT_PATH", tmp_path / "none")
+    monkeypatch.setattr(reading, "DEFAULT_PATH", tmp_path / "none")
     path = tmp_path / "echod.toml"
     path.write_text(f'[daemon]\nruntime_directory = "{tmp_path}"\n')
     return path

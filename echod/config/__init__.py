@@ -1,1 +1,1 @@
-"""What the operator asked for: models, loading, dumping, plan."""
+"""What the operator asked for: models, reading, loading, dumping, plan."""

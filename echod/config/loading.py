@@ -4,163 +4,46 @@ Rule: a file is either taken as a whole or refused with every fault at once, eac
 line and the key. Whatever the file is or holds, this takes bounded time and memory and raises nothing but ConfigError.
 """
 
-import codecs
-import errno
-import os
 import re
-import stat
-import tomllib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from echod.config import faults, syntax
-from echod.config.models import Config, Daemon
-from echod.config.wording import printable
+from echod.config import faults, reading, syntax
+from echod.config.models import Config
 from echod.errors import ConfigError
 
-DEFAULT_PATH = Path("/etc/echod.toml")
-
-MOST_BYTES = 80 * 1024  # a hundred listeners with all their keys are 61 KiB; each KiB can cost 1 ms
 MOST_FAULTS = 20
-
-_LONGEST_PATH = 4096  # PATH_MAX
-_LONGEST_REASON = 120
-
-_DIRECTORY = re.compile(rb"""^[ \t]*runtime_directory[ \t]*=[ \t]*["'](/[^"'\\\x00-\x1f]*)["']""", re.MULTILINE)
-"""The key in a file that is no TOML, as somebody would write it."""
 
 _ENDS = re.compile(r"[.\[]|$")
 """Where the key of a table, of an item or of a value ends, in a sentence about it."""
 
-_PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
-
-_REASONS = {
-    errno.ENOENT: "does not exist",
-    errno.ENOTDIR: "does not exist: part of its path is not a directory",
-    errno.EACCES: "may not be read: permission denied",
-    errno.ELOOP: "is a symbolic link that leads back to itself",
-    errno.ENXIO: "is a socket or device, not a regular file",
-}
-_KINDS = {
-    stat.S_IFDIR: "is a directory, not a regular file",
-    stat.S_IFIFO: "is a named pipe, not a regular file",
-    stat.S_IFCHR: "is a device, not a regular file",
-    stat.S_IFBLK: "is a device, not a regular file",
-}
-
 
 def load(path: Path) -> Config:
     """Read, parse and check a file; raise ConfigError with a line for each fault."""
-    text = _text(path, content(path))
-    document = _parse(path, text)
+    text = reading.text(path)
+    document = reading.document(path, text)
     try:
         return Config.model_validate(document)
     except ValidationError as error:
         raise ConfigError(*_explain(path, text, error)) from None
 
 
-def runtime_directory(path: Path) -> str | None:
-    """Read `daemon.runtime_directory` alone, whatever else is wrong with the file; None where it does not say.
-
-    Raise ConfigError where the file cannot be read: another daemon than the one that was meant would be found.
-    """
-    data = content(path)
-    try:
-        stated = _parse(path, _text(path, data))["daemon"]["runtime_directory"]
-        return Daemon.model_validate({"runtime_directory": stated}).runtime_directory or None
-    except ConfigError:
-        found = _DIRECTORY.search(data)
-        return os.fsdecode(found[1]) if found else None
-    except (KeyError, TypeError, ValidationError):
-        return None
-
-
 def placed(path: Path, sentence: str) -> str:
     """Put the file and the line before a sentence about it that begins with a key, such as "limits.buffer: ..."."""
     key = sentence.partition(": ")[0]
     with suppress(ConfigError):  # it could be read a moment ago
-        lines = {faults.spelled(found): line for found, line in syntax.locate(_text(path, content(path))).items()}
+        lines = {faults.spelled(found): line for found, line in syntax.locate(reading.text(path)).items()}
         keys = [key[: end.start()] for end in _ENDS.finditer(key)]
-        return _prefix(path, next((lines[key] for key in reversed(keys) if key in lines), None)) + sentence
-    return _prefix(path, None) + sentence
-
-
-def _refuse(path: Path, reason: str, line: int | None = None) -> ConfigError:
-    return ConfigError(_prefix(path, line) + reason)
-
-
-def _prefix(path: Path, line: int | None) -> str:
-    name = printable(str(path), _LONGEST_PATH)
-    return f"{name}: " if line is None else f"{name}:{line}: "
-
-
-def _text(path: Path, content: bytes) -> str:
-    if content.startswith(codecs.BOM_UTF8):
-        raise _refuse(path, "starts with a byte-order mark; remove the byte-order mark", 1)
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise _refuse(path, f"is not UTF-8 at byte {error.start}", line) from None
-    if "\0" in text:
-        raise _refuse(path, "holds a NUL byte", 1 + text.count("\n", 0, text.index("\0")))
-    return text.replace("\r\n", "\n")
-
-
-def content(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Read a regular file of at most so many bytes; raise ConfigError that says what is in the way."""
-    try:
-        return _read(path, most)
-    except OSError as error:
-        raise _refuse(path, _REASONS.get(error.errno or 0, f"cannot be read: {error.strerror}")) from None
-    except ValueError:  # a NUL or a lone surrogate in the path, which Python keeps from the kernel
-        raise _refuse(path, "cannot be read: no file has such a name") from None
-
-
-def _read(path: Path, most: int) -> bytes:
-    # Without O_NONBLOCK, opening a pipe waits for a writer; without O_NOCTTY, a terminal becomes ours.
-    fd = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        kind = stat.S_IFMT(os.fstat(fd).st_mode)
-        if kind != stat.S_IFREG:
-            raise _refuse(path, _KINDS[kind])
-        data = b""
-        while chunk := os.read(fd, most):
-            data += chunk
-            if len(data) > most:
-                raise _refuse(path, f"is larger than {most // 1024} KiB")
-        return data
-    finally:
-        os.close(fd)
-
-
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    if excess := syntax.excess(text):
-        line, reason = excess
-        raise _refuse(path, reason, line)
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        reason, line = _place(str(error), text)
-        raise _refuse(path, f"not valid TOML: {printable(reason, _LONGEST_REASON)}", line) from None
-    except ValueError:  # int() refuses thousands of digits
-        raise _refuse(path, "not valid TOML: a number has too many digits") from None
-
-
-def _place(message: str, text: str) -> tuple[str, int]:
-    """Take the place out of tomllib's message, which is the only way in which it tells it."""
-    place = _PLACE.search(message)
-    last = 1 + text.rstrip("\n").count("\n")
-    return _PLACE.sub("", message), int(place[1]) if place and place[1] else last
+        return reading.prefix(path, next((lines[key] for key in reversed(keys) if key in lines), None)) + sentence
+    return reading.prefix(path, None) + sentence
 
 
 def _explain(path: Path, text: str, error: ValidationError) -> list[str]:
     lines = syntax.locate(text)
     found = [(syntax.line_of(fault["loc"], lines), fault) for fault in error.errors(include_url=False)]
     found.sort(key=lambda entry: entry[0] or 0)
-    told = [_prefix(path, line) + faults.describe(fault) for line, fault in found[:MOST_FAULTS]]
+    told = [reading.prefix(path, line) + faults.describe(fault) for line, fault in found[:MOST_FAULTS]]
     left = len(found) - len(told)
-    return [*told, f"{_prefix(path, None)}and {left} more"] if left else told
+    return [*told, f"{reading.prefix(path, None)}and {left} more"] if left else told

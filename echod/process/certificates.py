@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from echod.config import loading
+from echod.config import reading
 from echod.core import certificate
 from echod.core.certificate import CertificateError
 from echod.errors import ConfigError, StartError
@@ -124,6 +124,6 @@ def _keep_secret(key: str, path: str) -> None:
 
 def _text(key: str, path: str) -> str:
     try:
-        return loading.content(Path(path), MOST_BYTES).decode(errors="replace")
+        return reading.content(Path(path), MOST_BYTES).decode(errors="replace")
     except ConfigError as error:
         raise ConfigError(*(f"{key}: {line}" for line in error.lines)) from None

@@ -16,9 +16,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from echod import __version__
-from echod.config import loading
+from echod.config import reading
 from echod.errors import ConfigError, NotRunningError, StartError
-from echod.process import lock, settings, state
+from echod.process import lock, state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,11 +61,11 @@ def status(path: Path | None) -> dict[str, Any]:
 
 def _find(path: Path | None) -> tuple[Path, int]:
     if path:
-        return lock.find(loading.runtime_directory(path))
-    default = settings.default_file()
+        return lock.find(reading.runtime_directory(path))
+    default = reading.default_file()
     directory = None
     with suppress(ConfigError):  # nobody has named it, so that it cannot be read prevents nothing
-        directory = loading.runtime_directory(default) if default else None
+        directory = reading.runtime_directory(default) if default else None
     return lock.find(directory)
 
 

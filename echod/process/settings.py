@@ -11,7 +11,7 @@ import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from echod.config import loading, plan
+from echod.config import loading, plan, reading
 from echod.config.models import Config
 from echod.errors import ConfigError, StartError
 from echod.net import poller
@@ -51,7 +51,7 @@ class Settings:
 
 def gather(given: Path | None, *, foreground: bool, inherited: frozenset[str] = frozenset()) -> Settings:
     """Read the file `given`, else the default one where it exists, else take the built-in defaults."""
-    path = given or default_file()
+    path = given or reading.default_file()
     config = loading.load(path) if path else Config()
     name = poller.resolve(config.daemon.poller)
     try:
@@ -64,11 +64,6 @@ def gather(given: Path | None, *, foreground: bool, inherited: frozenset[str] = 
     if not foreground and not config.log.file:
         raise ConfigError(f"{path or 'defaults'}: log.file: must name a file under --daemon, which has no other output")
     return Settings(config, path, given, foreground, name, adjustments, inherited, materials)
-
-
-def default_file() -> Path | None:
-    """Return the configuration file that is used when none is named, where it exists."""
-    return loading.DEFAULT_PATH if loading.DEFAULT_PATH.exists() else None
 
 
 def open_log(settings: Settings) -> int:

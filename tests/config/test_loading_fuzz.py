@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from echod.config import dumping
-from echod.config.loading import MOST_BYTES, MOST_FAULTS, load, runtime_directory
+from echod.config.loading import MOST_FAULTS, load
+from echod.config.reading import MOST_BYTES, runtime_directory
 from echod.config.syntax import MOST_MADE
 from echod.errors import ConfigError
 from tests.bad_configs import BAD_CONFIGS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from echod import __version__
-from echod.config import loading
+from echod.config import reading
 from echod.errors import ConfigError, NotRunningError, StartError
 from echod.process import control, lock, state
 
@@ -88,13 +88,13 @@ def test_a_broken_file_does_not_prevent_a_stop(fake: Fake, config_file: Path) ->
 @pytest.mark.usefixtures("fake")
 def test_without_a_usable_file_the_default_places_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that says nothing about the directory, or is not TOML, leads to the default places."""
-    monkeypatch.setattr(loading, "DEFAULT_PATH", tmp_path / "none")
+    monkeypatch.setattr(reading, "DEFAULT_PATH", tmp_path / "none")
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     broken = tmp_path / "broken"
     broken.write_text("[[[")
 
     assert [(tmp_path / "run", PID)] * 2 == [control._find(None), control._find(broken)]
-    monkeypatch.setattr(loading, "DEFAULT_PATH", tmp_path)
+    monkeypatch.setattr(reading, "DEFAULT_PATH", tmp_path)
     assert (tmp_path / "run", PID) == control._find(None)
 
 

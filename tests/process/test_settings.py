@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from echod.config import loading
+from echod.config import reading
 from echod.config.models import Config
 from echod.errors import ConfigError, StartError
 from echod.process import settings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make the default file one of this test, which does not exist yet."""
     path = tmp_path / "default.toml"
-    monkeypatch.setattr(loading, "DEFAULT_PATH", path)
+    monkeypatch.setattr(reading, "DEFAULT_PATH", path)
     return path
 
 
