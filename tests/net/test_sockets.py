@@ -541,3 +541,16 @@ def test_pending_error_is_taken_once(pair: Pair) -> None:
     assert none is None
     assert (errno.ECONNRESET, "Connection reset by peer") == (error.errno, error.strerror)
     assert sockets.pending_error(server) is None
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_door_is_the_socket_that_it_takes_over(family: socket.AddressFamily, tmp_path: Path) -> None:
+    """It has family and type as any socket has them, and those whom it accepts have them too."""
+    plain = socket.socket(family)
+    plain.bind(("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "door"))
+    plain.listen()
+    with sockets.Door(plain.detach()) as door, socket.socket(family) as client:
+        client.connect(door.getsockname())
+        accepted, _ = door.accept()
+        with accepted:
+            assert {(family, socket.SOCK_STREAM)} == {(door.family, door.type), (accepted.family, accepted.type)}
