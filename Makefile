@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Tests start real daemons and wait for them; four at a time fit two cores. Those that measure run one by one, and first:
-# the bytecode that they leave is there for the others, who would all make it at the same time.
+# Tests start real daemons and wait for them; four at a time fit two cores. Those that measure run one by one, and
+# first: the bytecode that they leave is there for the others, who would all make it at the same time.
 # Without the suites that load the machine: tracing would be what they measure.
 MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, \
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
@@ -13,9 +13,8 @@ FUZZ ?= 60
 ROUNDS ?= 5
 PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl prometheus rsyslog \
 	socat strace util-linux valgrind
-PYTEST := $(BIN)/python -X dev -m pytest
 # Hundreds of processes are started by a test run, and without bytecode each of them would compile all sources anew.
-unexport PYTHONDONTWRITEBYTECODE
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -X dev -m pytest
 
 # Where `make install` puts things, by GNU's conventions: DESTDIR goes before every path, and into no file.
 prefix = /usr/local

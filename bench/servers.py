@@ -41,7 +41,7 @@ runtime_directory = "{folder}"
 
 [log]
 file = "{folder}/log"
-cap = 0
+cap = 0  # every record is written: beyond the cap they would cost nothing
 {log}
 
 [[listener]]

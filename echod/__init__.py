@@ -10,7 +10,7 @@ The core decides, the net acts, the process lives; facts go out as events.
 Rooms, each of which may import only from those before it:
 
     errors events    kinds of failure with their exit codes; the catalogue of facts that echod reports
-    config/          what the operator asked for: models, loading, dumping, plan; unit and manual ship
+    config/          what the operator asked for: models, reading, loading, dumping, plan; unit and manual ship
     core/            decides, pure: lifecycle, connection, proxy, tls, exchange, datagrams, injection, access, …
     net/             acts, sockets only: poller, reactor, sockets, stream, proxied, secured, datagram, listener, admin
     observe/         what others see: sink, log, cap, ecs, schema, journal; scoreboard, addresses, tally, metrics, pages

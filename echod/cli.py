@@ -141,11 +141,11 @@ def _table(state: dict[str, Any]) -> str:
 
 
 def _reload_ended(report: dict[str, Any] | None) -> str:
-    from echod.process import reload
+    from echod.process import state
 
     ago = f", {_span(time.monotonic() - report['finished'] / 1e9)} ago" if report and report["finished"] else ""
     errors = f": {'; '.join(report['error'])}" if report and report["error"] else ""
-    return f"{reload.outcome(report)}{ago}{errors}"
+    return f"{state.reload_outcome(report)}{ago}{errors}"
 
 
 def _span(seconds: float) -> str:

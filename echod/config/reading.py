@@ -23,8 +23,10 @@ MOST_BYTES = 80 * 1024  # a hundred listeners with all their keys are 61 KiB; ea
 _LONGEST_PATH = 4096  # PATH_MAX
 _LONGEST_REASON = 120
 
-_DIRECTORY = r"/[^\x00-\x1f\x7f]*"
-_STATED = re.compile(rb"""^[ \t]*runtime_directory[ \t]*=[ \t]*["'](/[^"'\\\x00-\x1f]*)["']""", re.MULTILINE)
+_DIRECTORY = re.compile(r"/[^\x00-\x1f\x7f]*")
+"""What the models take for `daemon.runtime_directory`."""
+
+_STATED = re.compile(rb"""^[ \t]*runtime_directory[ \t]*=[ \t]*["'](/[^"'\\\x00-\x1f\x7f]*)["']""", re.MULTILINE)
 """The key in a file that is no TOML, as somebody would write it."""
 
 _PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
@@ -57,7 +59,7 @@ def runtime_directory(path: Path) -> str | None:
     data = content(path)
     try:
         stated = document(path, _decoded(path, data))["daemon"]["runtime_directory"]
-        return stated if re.fullmatch(_DIRECTORY, stated) else None
+        return stated if _DIRECTORY.fullmatch(stated) else None
     except ConfigError:
         found = _STATED.search(data)
         return os.fsdecode(found[1]) if found else None

@@ -263,7 +263,10 @@ class Connection:
             return min(self._moved + QUIET, self._end)
         if state in _ENDING:
             return max(self._moved, self._entered) + self._half_close_timeout
-        return self._entered + self._linger if state is LINGERING else inf
+        if state is LINGERING:
+            return self._entered + self._linger
+        assert state is CLOSED, state  # noqa: S101  # a new state must say when it ends
+        return inf
 
     @property
     def lifetime(self) -> float:

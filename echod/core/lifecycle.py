@@ -19,11 +19,13 @@ Rule: everything that changes a connection's state is a line of TRANSITIONS. Wha
 
 from __future__ import annotations
 
-from enum import IntEnum, auto
+from enum import Enum, auto
 
 
-class State(IntEnum):
+class State(Enum):
     """Where a connection is in its life."""
+
+    __hash__ = object.__hash__  # that of Enum is a call for each look into TRANSITIONS
 
     ESTABLISHING = auto()
     OPEN = auto()
@@ -34,8 +36,10 @@ class State(IntEnum):
     CLOSED = auto()
 
 
-class Cue(IntEnum):
+class Cue(Enum):
     """What can move a connection from one state to another."""
+
+    __hash__ = object.__hash__
 
     ESTABLISHED = auto()  # what came before the payload is complete
     EOF = auto()  # the peer has sent its last byte

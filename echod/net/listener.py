@@ -187,7 +187,7 @@ class Listener(Handler):
         if self._proxied:
             if host and host not in self._proxies:
                 return RefuseReason.UNTRUSTED_PROXY
-        elif self._access and not self._access.admits(host):
+        elif self._access is not None and not self._access.admits(host):
             return RefuseReason.DENIED
         if self._bucket and not self._bucket.take(now):
             return RefuseReason.OVER_RATE

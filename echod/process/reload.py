@@ -72,15 +72,6 @@ def prepare(current: Settings, doors: Doors) -> Prepared:
     return prepared
 
 
-def outcome(report: dict[str, Any] | None) -> str:
-    """Say in a word what the state file says of the last reload."""
-    if report is None:
-        return "none"
-    if not report["finished"]:
-        return "under way"
-    return "ok" if report["ok"] else "refused"
-
-
 def state(report: Report | None) -> dict[str, Any] | None:
     """Return what the state file says of the last reload."""
     return None if report is None else vars(report)

@@ -17,6 +17,7 @@ import echod
 from echod import events
 from echod.observe.scoreboard import Column
 from echod.process import reload
+from echod.process.state import reload_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +139,7 @@ def status(document: dict[str, Any], uptime: float) -> events.StatusReported:
         received=document["io"]["receive"],
         echoed=document["io"]["transmit"],
         datagrams=document["datagrams"]["answered"],
-        reload=reload.outcome(document["reload"]),
+        reload=reload_outcome(document["reload"]),
         errors=(document["reload"] or {}).get("error"),
         log_dropped=document["log"]["dropped"],
     )

@@ -57,3 +57,12 @@ def remove(directory: Path) -> None:
     """Remove the state file, if that can be: the daemon is gone."""
     with suppress(OSError):
         (directory / STATE_FILE).unlink()
+
+
+def reload_outcome(report: dict[str, Any] | None) -> str:
+    """Say in a word what the state file says of the last reload."""
+    if report is None:
+        return "none"
+    if not report["finished"]:
+        return "under way"
+    return "ok" if report["ok"] else "refused"

@@ -205,6 +205,14 @@ def test_the_timestamp(stack: ExitStack) -> None:
     assert abs(datetime.now(UTC) - datetime.fromisoformat(stamp)) < timedelta(seconds=60)
 
 
+@pytest.mark.parametrize("fraction", [0, 1, 99_999, 100_000, 999_999])
+def test_a_timestamp_has_six_digits(stack: ExitStack, monkeypatch: pytest.MonkeyPatch, fraction: int) -> None:
+    """Microseconds are padded, and nothing is rounded up."""
+    monkeypatch.setattr(subject, "time_ns", lambda: 1_000_000_000 * 86_400 + fraction * 1000 + 999)
+
+    assert f"1970-01-02T00:00:00.{fraction:06}Z" == Paper(stack).said(SignalReceived())["timestamp"]
+
+
 def test_no_key_is_a_prefix_of_another() -> None:
     """A flat key can become a path without a clash: none is another one up to a dot, in any record."""
     keys = {"timestamp", "level", "event"} | {key for event in catalogue() for _, key in event.layout()}
