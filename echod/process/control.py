@@ -13,15 +13,13 @@ import os
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from echod import __version__
 from echod.config import reading
 from echod.errors import ConfigError, NotRunningError, StartError
 from echod.process import lock, state
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RELOAD_PATIENCE = 60.0
 """Seconds that `reload --wait` waits; a worker that hangs is replaced within 11."""
@@ -46,7 +44,8 @@ def stop(path: Path | None, *, wait: bool) -> None:
     """Make the daemon drain and leave; with `wait` return only once it is gone."""
     directory, pid = _find(path)
     _signal(pid, signal.SIGTERM)
-    while wait and lock.holder(directory) == pid:
+    # It lets go of the lock some milliseconds before the interpreter has ended.
+    while wait and (lock.holder(directory) == pid or _lives(pid)):
         time.sleep(_INTERVAL)
 
 
@@ -76,6 +75,15 @@ def _signal(pid: int, number: signal.Signals) -> None:
         raise NotRunningError("not running any more") from None
     except PermissionError:
         raise StartError(f"pid {pid}: it belongs to another user; try as that user or as root") from None
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether a process has not ended; whether its parent has waited for it does not matter (proc_pid_stat(5))."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return text.rpartition(b")")[2].split()[0] not in {b"Z", b"X"}
 
 
 def _await_report(directory: Path, pid: int, sent: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,20 @@ def test_reload_gives_up(fake: Fake, config_file: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(StartError, match="the daemon has stopped during the reload"):
         control.reload(config_file, wait=True)
+
+
+def test_stop_waits_until_the_process_has_ended(fake: Fake, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon lets go of its lock shortly before it is gone; one that nobody has waited for is gone."""
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as process:
+        os.pwrite(fake.lock.fd, f"{process.pid}\n".encode().ljust(32), 0)
+        fake.answer = fake.lock.release
+        monkeypatch.setattr(time, "sleep", lambda _: process.stdin.close() if process.stdin else None)
+        control.stop(config_file, wait=True)
+
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    fake.lock = lock.Lock(fake.directory)
+
+    assert ended is not None
 
 
 def test_stop_waits_until_the_lock_is_free(fake: Fake, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
