@@ -81,7 +81,8 @@ def reset() -> Sequence[int]:
         if signal.getsignal(number) is signal.SIG_IGN and number not in _KEPT_IGNORED
     ]
     for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
+        # Python's own default for ^C is an exception, so that what is to be tidied up is, and the exit code is 130.
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     return ignored
 
 

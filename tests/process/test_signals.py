@@ -95,12 +95,13 @@ def test_close_gives_the_signals_back() -> None:
 def test_reset_undoes_what_a_parent_did() -> None:
     """Blocked signals are let through, ignored ones reset, but those that the interpreter itself ignores."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
-    for number in (signal.SIGHUP, signal.SIGCHLD, signal.SIGTSTP, signal.SIGPIPE):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD, signal.SIGTSTP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     signals.reset()
 
     assert set() == signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert {signal.SIG_DFL} == {signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGCHLD, signal.SIGTSTP)}
+    assert signal.default_int_handler == signal.getsignal(signal.SIGINT)
     assert signal.SIG_IGN == signal.getsignal(signal.SIGPIPE)
 
 
