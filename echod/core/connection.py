@@ -289,7 +289,7 @@ class Connection:
 
     def _weigh(self) -> None:
         """Set `passing`; a connection that looks at bytes leaves it False."""
-        self.passing = not self.outgoing and self.state in ECHOING
+        self.passing = self.at_rest
 
     def _flushed(self, now: float) -> None:
         if self.state is HALF_CLOSED and not self.outgoing:

@@ -90,9 +90,12 @@ class SelectPoller:
         self._outputs.clear()
 
 
-_IN = select.POLLIN | select.POLLPRI
-_MASKS = (0, _IN, select.POLLOUT, _IN | select.POLLOUT)
-"""What poll and epoll call an interest; errors and hang-ups they always report (epoll_ctl(2))."""
+_READ = select.POLLIN
+_WRITE = select.POLLOUT
+_EXCEPT = select.POLLPRI | select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+_MASKS = (0, _READ | select.POLLPRI, _WRITE, _READ | select.POLLPRI | _WRITE)
+"""What poll and epoll call an interest, by its bits; errors and hang-ups they always report (epoll_ctl(2))."""
 
 
 class PollPoller:
@@ -163,11 +166,6 @@ class EpollPoller:
     def close(self) -> None:
         """Close the epoll descriptor."""
         self._epoll.close()
-
-
-_READ = select.POLLIN
-_WRITE = select.POLLOUT
-_EXCEPT = select.POLLPRI | select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
 def _three_lists(events: list[tuple[int, int]]) -> Ready:

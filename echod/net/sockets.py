@@ -52,7 +52,7 @@ Address = tuple[Any, ...] | str | bytes
 
 
 class Door(socket.socket):
-    """A listening socket that remembers its family and type.
+    """A socket that others come to, which remembers its family and type. It has no `dup`.
 
     `accept` asks for both, and each time they are made into enumerations: a twentieth of what a connection costs.
     """

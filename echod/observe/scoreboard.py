@@ -153,7 +153,7 @@ class Scoreboard:
 
     def column(self, column: int) -> memoryview:
         """Return one number of all rows that were ever used."""
-        return self.cells[column::COLUMNS][: self.cells[-1]]
+        return self.cells[column::COLUMNS][: self.used]
 
     def total(self, column: int) -> int:
         """Return the sum of one number over all rows."""

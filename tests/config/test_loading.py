@@ -15,6 +15,7 @@ from echod.config.models import Config
 from echod.config.reading import MOST_BYTES, runtime_directory
 from echod.errors import ConfigError
 from tests.bad_configs import BAD_CONFIGS
+from tests.config.conftest import refused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,20 +28,6 @@ TOKENS = (
     *('"', "'", '"""', "'''", '"auto"', '"30s"', '"64KiB"', '"localhost:7"', "1", "-1", "1.5", "true", "1979-05-27"),
     *("\0", "\x7f", "\u2028", "\ufeff", "é", "workers = 2\n", 'address = "[::1]:7"\n', "[log]\nsuppress = [\n"),
 )
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a path to write files to."""
-    return tmp_path_factory.mktemp("config") / "echod.toml"
-
-
-def refusal(path: Path) -> list[str]:
-    """Load a file that must be refused; the lines without its name, each proven to be one."""
-    with pytest.raises(ConfigError) as caught:
-        load(path)
-    assert all(line.startswith(f"{path}:") and line.isprintable() for line in caught.value.lines)
-    return [line.removeprefix(str(path)) for line in caught.value.lines]
 
 
 def test_takes_what_a_file_says_and_defaults_for_the_rest(file: Path) -> None:
@@ -67,7 +54,7 @@ def test_refuses_bad_files(file: Path, content: str | bytes, expected: str) -> N
     """Each kind of bad file gives its one clear line, soon."""
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     started = time.process_time()
-    (line,) = refusal(file)
+    (line,) = refused(load, file)
 
     assert expected in line
     assert time.process_time() - started < LONGEST_LOAD
@@ -86,13 +73,13 @@ def test_tells_all_faults_at_once_in_the_order_of_the_file(file: Path) -> None:
         ":6: listener[1].port: unknown key",
         ':7: listener[1].name: must be 1 to 63 letters, digits, "_", "." or "-", got "a b"',
         ':9: log.levl: unknown key, did you mean "level"?',
-    ] == refusal(file)
+    ] == refused(load, file)
 
 
 def test_tells_only_the_first_of_many_faults(file: Path) -> None:
     """A file of nothing but faults does not fill the log."""
     file.write_text("".join(f"key{n} = 1\n" for n in range(MOST_FAULTS + 3)))
-    lines = refusal(file)
+    lines = refused(load, file)
 
     assert ":20: key19: unknown key" == lines[-2]
     assert ": and 3 more" == lines[-1]
@@ -122,7 +109,7 @@ def test_no_file_stalls(file: Path, content: str) -> None:
     """A reload happens in the supervisor, which must not stand still: the most costly files take under a second."""
     file.write_text(content[:MOST_BYTES])
     started = time.process_time()
-    refusal(file)
+    refused(load, file)
 
     assert time.process_time() - started < LONGEST_LOAD
 

@@ -15,25 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from echod.config.loading import load
 from echod.config.models import Daemon
 from echod.config.reading import runtime_directory, text
 from echod.errors import ConfigError
+from tests.config.conftest import refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a path to write files to."""
-    return tmp_path_factory.mktemp("config") / "echod.toml"
-
-
-def refusal(path: Path) -> list[str]:
-    """Ask for the runtime directory in a file that must be refused; return the lines without its name."""
-    with pytest.raises(ConfigError) as caught:
-        runtime_directory(path)
-    return [line.removeprefix(str(path)) for line in caught.value.lines]
 
 
 @pytest.fixture
@@ -64,7 +53,7 @@ def odd(tmp_path: Path) -> Iterator[Path]:
 )
 def test_refuses_what_is_no_regular_file(odd: Path, name: str, expected: str) -> None:
     """Each gets its sentence, and none is waited for."""
-    assert [expected] == refusal(odd / name)
+    assert [expected] == refused(runtime_directory, odd / name) == refused(load, odd / name)
 
 
 def test_refuses_a_file_without_permission(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +64,7 @@ def test_refuses_a_file_without_permission(file: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "open", deny)
 
-    assert [": may not be read: permission denied"] == refusal(file)
+    assert [": may not be read: permission denied"] == refused(runtime_directory, file)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
@@ -96,7 +85,7 @@ def test_leaves_no_descriptor_open(file: Path, tmp_path: Path) -> None:
     file.write_text("[log]\n")
     before = _descriptors()
     text(file)
-    refusal(tmp_path)
+    refused(runtime_directory, tmp_path)
 
     assert before == _descriptors()
 
