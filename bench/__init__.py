@@ -10,8 +10,10 @@
     peers/        the other servers, each the least that its language or library lets one write
 
 Rules
-    Servers are measured one after another, in rounds, each on CPU 0 and the load on CPU 1: only ratios within a round
-    mean anything, and their median over the rounds is what is reported, with the least and the greatest.
+    Servers run on CPU 0 and the load on CPU 1. In a round all of them are up and take many short turns, in an order
+    that chance makes anew each time. Only ratios within a turn mean anything, since a machine varies;
+    their median over all turns is what is reported, with the quartiles. Each round starts the servers anew, since where
+    a process happens to lie in memory is worth some percent.
     Every byte is compared; a server that returns a wrong one ends the bench.
     The wall clock of a machine that has other work lies. "For each CPU second" divides by the CPU time of the server
     instead, and instructions are steadier still: one of the two decides where they disagree.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
+import random
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -18,13 +21,16 @@ from bench.servers import BUSY, ECHOD, YARDSTICK
 OWN = {ECHOD: "", BUSY: 'busy_poll = "1ms"'}
 """echod, and what its table [daemon] has beside the usual."""
 
+TURNS = 20
+"""Turns that each server has in a round, for each scenario."""
+
 
 def main() -> int:
     """Do what the command line says; return the exit code."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure echod beside its peers.", allow_abbrev=False)
     parser.add_argument("what", nargs="?", choices=["all", "gate", "cost"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each server in each round and scenario")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where the JSON file and the plot go")
     parser.add_argument("--record", action="store_true", help="keep the gate's figure as the best one")
     options = parser.parse_args()
@@ -68,18 +74,20 @@ def cost(load: Load) -> int:
 
 
 def compare(load: Load, folder: Path, times: int, seconds: float) -> report.Rounds:
-    """Run all scenarios with all servers, in interleaved rounds."""
+    """Run all scenarios with all servers: all of them start anew each round, and take turns while they are up."""
     peers = servers.peers(folder)
     rounds: report.Rounds = {name: {scenario: [] for scenario in SCENARIOS} for name in [*OWN, *peers]}
     for number in range(times):
-        for name, runs in rounds.items():
-            print(f"round {number + 1} of {times}: {name}", file=sys.stderr)
-            own = name in OWN
-            with servers.echod("0", daemon=OWN[name]) if own else servers.running(peers[name], "0") as server:
-                if own:
-                    server.settle()
-                for scenario, found in runs.items():
-                    found.append(load.run(SCENARIOS[scenario], server.port, seconds=seconds, pids=server.pids))
+        print(f"round {number + 1} of {times}", file=sys.stderr)
+        with ExitStack() as stack:
+            up = {name: stack.enter_context(servers.echod("0", daemon=line)) for name, line in OWN.items()}
+            for server in up.values():
+                server.settle()
+            up |= {name: stack.enter_context(servers.running(words, "0")) for name, words in peers.items()}
+            for _, (scenario, load_of) in itertools.product(range(TURNS), SCENARIOS.items()):
+                for name in random.sample(list(up), len(up)):
+                    run = load.run(load_of, up[name].port, seconds=seconds / TURNS, pids=up[name].pids)
+                    rounds[name][scenario].append(run)
     return rounds
 
 

@@ -77,15 +77,17 @@ def memory() -> tuple[float, float]:
 
 
 def growth(load: Load, seconds: float) -> float:
-    """Return how fast active connections are beside idle ones, for each CPU second, against none idle."""
+    """Return how fast active connections are beside idle ones, for each CPU second, against the same without them."""
     crowd = Scenario(connections=100, idle=IDLE)
 
     def once() -> float:
         with servers.echod("0") as server:
             server.settle()
-            few = load.run(SCENARIOS["messages"], server.port, seconds=seconds, pids=server.children)
-            many = load.run(crowd, server.port, seconds=seconds, pids=server.children)
-            return many.thrift / few.thrift
+            scenarios = (SCENARIOS["messages"], crowd, SCENARIOS["messages"])
+            before, beside, after = (
+                load.run(scenario, server.port, seconds=seconds, pids=server.children).thrift for scenario in scenarios
+            )
+            return 2 * beside / (before + after)
 
     return median(once() for _ in range(TIMES))
 

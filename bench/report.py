@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from statistics import median
+from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 from bench.load import SCENARIOS
@@ -41,17 +41,17 @@ def table(rounds: Rounds) -> str:
     lines = []
     for scenario in SCENARIOS:
         what = {"round trip": "p50, µs", "bulk": "MiB/s"}.get(scenario, "a second")
-        heads = f"against {YARDSTICK} (least, most)   for each CPU second   load at work"
+        heads = f"against {YARDSTICK} (quartiles)   for each CPU second   load at work"
         lines += ["", f"{scenario:12}{what:>12}   {heads}"]
         for server, runs in rounds.items():
             found = ratios(rounds, server, YARDSTICK, scenario, lambda run, name=scenario: figure(name, run))  # type: ignore[misc]
             ways = ratios(rounds, server, YARDSTICK, scenario, lambda run: run.thrift)
             thrift = f"{median(ways):.2f}" if server not in FORKING else "-"
             absolute = median(figure(scenario, run) for run in runs[scenario])
+            low, _, high = quantiles(found, n=4)
             share = median(run.share for run in runs[scenario])
             lines.append(
-                f"{server:12}{absolute:12,.1f}   {median(found):12.2f} ({min(found):.2f}, {max(found):.2f})"
-                f"{thrift:>21}{share:22.0%}"
+                f"{server:12}{absolute:12,.1f}   {median(found):12.2f} ({low:.2f}, {high:.2f}){thrift:>21}{share:22.0%}"
             )
     return "\n".join(lines[1:])
 
@@ -80,8 +80,9 @@ def plot(folder: Path, rounds: Rounds) -> Path | None:
             for server in rounds
         ]
         middles = [median(values) for values in found]
-        below = [middle - min(values) for middle, values in zip(middles, found, strict=True)]
-        above = [max(values) - middle for middle, values in zip(middles, found, strict=True)]
+        quarters = [quantiles(values, n=4) for values in found]
+        below = [middle - low for middle, (low, _, _) in zip(middles, quarters, strict=True)]
+        above = [high - middle for middle, (_, _, high) in zip(middles, quarters, strict=True)]
         colours = ["tab:orange" if server == "echod" else "tab:gray" for server in rounds]
         axes.barh(list(rounds), middles, xerr=[below, above], color=colours, capsize=3)
         axes.axvline(1, color="black", linewidth=0.5)

@@ -25,11 +25,11 @@ def main(port: int) -> None:
             sock = connections[fd]
             try:
                 count = sock.recv_into(buffer)
-            except OSError:
+                if count:
+                    sock.sendall(buffer[:count])
+            except OSError:  # the load leaves with messages on their way
                 count = 0
-            if count:
-                sock.sendall(buffer[:count])
-            else:
+            if not count:
                 del connections[fd]
                 sock.close()
 
