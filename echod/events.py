@@ -1,4 +1,4 @@
-"""The catalogue: one frozen dataclass for each fact that echod reports.
+"""The catalogue: one frozen class for each fact that echod reports.
 
 Rule: an event's name and level belong to its class, never to the caller. A field carries the key under which it
 appears in the log: OpenTelemetry's attribute names where one exists, `echod.*` for our own. No key is a dot-prefix of
@@ -7,11 +7,8 @@ another. A field that is None is left out of the record.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Never, Self, dataclass_transform
 
 
 class Level(StrEnum):
@@ -72,27 +69,39 @@ class DropReason(StrEnum):
     ON_PURPOSE = "on_purpose"
 
 
+class Key(str):
+    """The name of a field in the log."""
+
+    __slots__ = ()
+
+
 def key(name: str) -> Any:
     """Declare a field that appears in the log as `name` and is left out while it is None."""
-    return dataclasses.field(default=None, metadata={"key": name}, kw_only=True)
+    return Key(name)
 
 
-def _given(self: Event, **facts: Any) -> None:
-    object.__setattr__(self, "__dict__", facts)
-
-
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Event:
-    """A fact. Subclasses say its name, its level and its fields."""
+    """A fact. Subclasses say its name, its level and its fields, none of which has to be given.
+
+    A dataclass to whoever uses it, but not made by `dataclass`: to compile the methods of forty classes took a tenth of
+    every start, and an `__init__` that makes one call for each field a tenth of what a connection costs.
+    """
 
     name: ClassVar[str]
     level: ClassVar[Level] = Level.INFO
+    keys: ClassVar[dict[str, str]] = {}
+    """The log key of each field, in the order of the record."""
 
     def __init_subclass__(cls) -> None:
-        # `dataclass` leaves an `__init__` that is there. Its own takes one call for each of forty fields, which is a
-        # tenth of what a connection costs; this takes one for all. What is not given is None, by the class's defaults.
         super().__init_subclass__()
-        cls.__init__ = _given  # type: ignore[assignment,method-assign]
+        own = {field: str(value) for field, value in vars(cls).items() if isinstance(value, Key)}
+        cls.keys = cls.keys | own
+        for field in own:
+            setattr(cls, field, None)
+
+    def __init__(self, **facts: Any) -> None:
+        object.__setattr__(self, "__dict__", facts)
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Self:
@@ -101,23 +110,23 @@ class Event:
         object.__setattr__(event, "__dict__", facts)
         return event
 
-    @classmethod
-    @cache
-    def layout(cls) -> tuple[tuple[str, str], ...]:
-        """Return (attribute, log key) of each field, in the order of the record."""
-        return tuple((field.name, field.metadata["key"]) for field in dataclasses.fields(cls))
+    __hash__ = None  # type: ignore[assignment]  # a fact may be a list
 
-    @classmethod
-    @cache
-    def keys(cls) -> dict[str, str]:
-        """Return the log key of each attribute."""
-        return dict(cls.layout())
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and all(getattr(self, field) == getattr(other, field) for field in self.keys)
+
+    def __repr__(self) -> str:
+        facts = ((field, getattr(self, field)) for field in self.keys)
+        given = ", ".join(f"{field}={value!r}" for field, value in facts if value is not None)
+        return f"{type(self).__name__}({given})"
+
+    def __setattr__(self, name: str, value: Never) -> None:
+        raise AttributeError(f"a fact does not change: {self!r}")
 
 
 # -- the service ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class ServiceStarted(Event):
     """The supervisor holds its lock and its listening sockets."""
 
@@ -131,7 +140,6 @@ class ServiceStarted(Event):
     directory: str | None = key("echod.runtime_directory")
 
 
-@dataclass(frozen=True)
 class ServiceReady(Event):
     """Every worker has answered: the next connect works."""
 
@@ -139,7 +147,6 @@ class ServiceReady(Event):
     duration: float | None = key("echod.start.duration")
 
 
-@dataclass(frozen=True)
 class ServiceStopping(Event):
     """A stop was asked for; connections are drained."""
 
@@ -149,7 +156,6 @@ class ServiceStopping(Event):
     at_once: bool | None = key("echod.stop.at_once")
 
 
-@dataclass(frozen=True)
 class ServiceStopped(Event):
     """The last worker is gone."""
 
@@ -158,7 +164,6 @@ class ServiceStopped(Event):
     cut: int | None = key("echod.connections.cut")
 
 
-@dataclass(frozen=True)
 class ServiceFailed(Event):
     """A process cannot go on and leaves with exit code 1."""
 
@@ -167,7 +172,6 @@ class ServiceFailed(Event):
     error: str | None = key("error.message")
 
 
-@dataclass(frozen=True)
 class StatusReported(Event):
     """A snapshot of the state, asked for by SIGUSR2."""
 
@@ -188,7 +192,6 @@ class StatusReported(Event):
     log_dropped: int | None = key("echod.log.dropped")
 
 
-@dataclass(frozen=True)
 class SignalReceived(Event):
     """A signal that the supervisor acts on has arrived."""
 
@@ -196,7 +199,6 @@ class SignalReceived(Event):
     signal: str | None = key("echod.signal")
 
 
-@dataclass(frozen=True)
 class PrivilegesDropped(Event):
     """Workers run as this user, since the daemon was started as root."""
 
@@ -205,7 +207,6 @@ class PrivilegesDropped(Event):
     group: str | None = key("echod.group")
 
 
-@dataclass(frozen=True)
 class CommandFailed(Event):
     """A command of echod could not do its work; said so where standard error is systemd's journal."""
 
@@ -217,7 +218,6 @@ class CommandFailed(Event):
 # -- configuration ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class ConfigLoaded(Event):
     """A configuration was read and is in force. No path means the built-in defaults."""
 
@@ -226,7 +226,6 @@ class ConfigLoaded(Event):
     generation: int | None = key("echod.config.generation")
 
 
-@dataclass(frozen=True)
 class ConfigAdjusted(Event):
     """A built-in default was made smaller, so that it fits this machine."""
 
@@ -237,7 +236,6 @@ class ConfigAdjusted(Event):
     cause: str | None = key("echod.config.cause")
 
 
-@dataclass(frozen=True)
 class ReloadCompleted(Event):
     """Every worker serves the new configuration."""
 
@@ -249,7 +247,6 @@ class ReloadCompleted(Event):
     workers: int | None = key("echod.workers")
 
 
-@dataclass(frozen=True)
 class ReloadRefused(Event):
     """The new configuration was not taken; the old one goes on unchanged."""
 
@@ -262,7 +259,6 @@ class ReloadRefused(Event):
 # -- listeners --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class ListenerEvent(Event):
     """What the events of a listening socket have in common."""
 
@@ -274,7 +270,6 @@ class ListenerEvent(Event):
     fault: bool | None = key("echod.fault")
 
 
-@dataclass(frozen=True)
 class ListenerOpened(ListenerEvent):
     """A listening socket is bound, or was inherited: then its address wins over the configured one."""
 
@@ -282,7 +277,6 @@ class ListenerOpened(ListenerEvent):
     configured: str | None = key("echod.configured_address")
 
 
-@dataclass(frozen=True)
 class CertificateLoaded(Event):
     """A listener speaks TLS with these certificates from now on."""
 
@@ -292,7 +286,6 @@ class CertificateLoaded(Event):
     not_after: str | None = key("tls.server.not_after")
 
 
-@dataclass(frozen=True)
 class CertificateDistrusted(CertificateLoaded):
     """A listener's certificates are not valid at this time, expired or not yet begun: clients will turn away."""
 
@@ -300,14 +293,12 @@ class CertificateDistrusted(CertificateLoaded):
     level = Level.WARNING
 
 
-@dataclass(frozen=True)
 class ListenerClosed(ListenerEvent):
     """A listening socket is closed."""
 
     name = "listener.closed"
 
 
-@dataclass(frozen=True)
 class ListenerSkipped(ListenerEvent):
     """A name resolves to an address that this machine does not have; its others are bound."""
 
@@ -315,7 +306,6 @@ class ListenerSkipped(ListenerEvent):
     error: str | None = key("error.type")
 
 
-@dataclass(frozen=True)
 class ListenerPaused(ListenerEvent):
     """Accepting fails for want of descriptors or memory; it is tried again ten times a second."""
 
@@ -324,7 +314,6 @@ class ListenerPaused(ListenerEvent):
     error: str | None = key("error.type")
 
 
-@dataclass(frozen=True)
 class ListenerResumed(ListenerEvent):
     """Everything that had queued up meanwhile is accepted."""
 
@@ -332,7 +321,6 @@ class ListenerResumed(ListenerEvent):
     duration: float | None = key("echod.pause.duration")
 
 
-@dataclass(frozen=True)
 class FaultsEnabled(ListenerEvent):
     """What passes here is harmed on purpose, as `[listener.faults]` asks; every record of it says `echod.fault`."""
 
@@ -344,7 +332,6 @@ class FaultsEnabled(ListenerEvent):
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class WorkerStarted(Event):
     """A worker was forked."""
 
@@ -353,7 +340,6 @@ class WorkerStarted(Event):
     pid: int | None = key("echod.worker.pid")
 
 
-@dataclass(frozen=True)
 class WorkerExited(Event):
     """A worker has left as it was asked to."""
 
@@ -362,7 +348,6 @@ class WorkerExited(Event):
     pid: int | None = key("echod.worker.pid")
 
 
-@dataclass(frozen=True)
 class WorkerDied(Event):
     """A worker ended although nobody asked it to; its connections are lost, these bytes of theirs were counted."""
 
@@ -378,7 +363,6 @@ class WorkerDied(Event):
     echoed: int | None = key("echod.io.transmit")
 
 
-@dataclass(frozen=True)
 class WorkerRefused(Event):
     """The system did not let a worker start, for want of processes, descriptors or memory; it is tried again."""
 
@@ -388,7 +372,6 @@ class WorkerRefused(Event):
     error: str | None = key("error.type")
 
 
-@dataclass(frozen=True)
 class WorkerThrottled(Event):
     """A slot's workers keep dying: the next one waits."""
 
@@ -401,7 +384,6 @@ class WorkerThrottled(Event):
 # -- connections ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class ConnectionEvent(Event):
     """What the events of a connection have in common."""
 
@@ -418,14 +400,12 @@ class ConnectionEvent(Event):
     fault: bool | None = key("echod.fault")
 
 
-@dataclass(frozen=True)
 class ConnectionOpened(ConnectionEvent):
     """A connection was accepted."""
 
     name = "connection.opened"
 
 
-@dataclass(frozen=True)
 class ConnectionClosed(ConnectionEvent):
     """A connection has ended: the canonical record, one for each that was opened."""
 
@@ -460,7 +440,6 @@ class ConnectionClosed(ConnectionEvent):
     tls_client_sha256: str | None = key("tls.client.hash.sha256")
 
 
-@dataclass(frozen=True)
 class ConnectionRefused(ConnectionEvent):
     """A connection was accepted and closed at once."""
 
@@ -468,7 +447,6 @@ class ConnectionRefused(ConnectionEvent):
     reason: RefuseReason | None = key("echod.refuse.reason")
 
 
-@dataclass(frozen=True)
 class ConnectionReceived(Event):
     """Bytes came in."""
 
@@ -479,7 +457,6 @@ class ConnectionReceived(Event):
     count: int | None = key("echod.io.count")
 
 
-@dataclass(frozen=True)
 class ConnectionSent(Event):
     """The kernel took bytes to send."""
 
@@ -490,7 +467,6 @@ class ConnectionSent(Event):
     count: int | None = key("echod.io.count")
 
 
-@dataclass(frozen=True)
 class ConnectionExceptional(Event):
     """The third list spoke: urgent data, or an error pending on the socket."""
 
@@ -504,7 +480,6 @@ class ConnectionExceptional(Event):
 # -- datagrams --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class DatagramDropped(ListenerEvent):
     """Datagrams of the last second were not answered; how many, by reason."""
 
@@ -520,7 +495,6 @@ class DatagramDropped(ListenerEvent):
     on_purpose: int | None = key("echod.dropped.on_purpose")
 
 
-@dataclass(frozen=True)
 class DatagramThrottled(ListenerEvent):
     """An address sends more than its rate, as an echo service would; said once, until a minute of peace."""
 
@@ -532,7 +506,6 @@ class DatagramThrottled(ListenerEvent):
 # -- those who look after it ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class AdminAnswered(Event):
     """A connection to the admin listener has ended; without a status, before there was anything to answer."""
 
@@ -549,7 +522,6 @@ class AdminAnswered(Event):
 # -- the log itself, and what should never happen ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class LogReopened(Event):
     """The log file was opened anew."""
 
@@ -557,7 +529,6 @@ class LogReopened(Event):
     path: str | None = key("log.file.path")
 
 
-@dataclass(frozen=True)
 class LogFailed(Event):
     """The log file could not be opened anew; the log goes on where it was."""
 
@@ -567,7 +538,6 @@ class LogFailed(Event):
     error: str | None = key("error.message")
 
 
-@dataclass(frozen=True)
 class LogDropped(Event):
     """Lines of this process were lost, since the log could not take them."""
 
@@ -576,7 +546,6 @@ class LogDropped(Event):
     count: int | None = key("echod.log.dropped")
 
 
-@dataclass(frozen=True)
 class LogSuppressed(Event):
     """So many records of one event were not written, since there were more than `log.cap`."""
 
@@ -586,7 +555,6 @@ class LogSuppressed(Event):
     count: int | None = key("echod.log.suppressed")
 
 
-@dataclass(frozen=True)
 class HandlerCrashed(Event):
     """A defect of echod: one connection or listener pays for it, the process goes on."""
 

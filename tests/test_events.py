@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from echod import events
@@ -16,7 +14,9 @@ def test_what_is_not_given_is_none() -> None:
     assert (7, None) == (refused.id, refused.client_address)
     assert events.ConnectionRefused(id=7) == refused
     assert events.ConnectionRefused(id=8) != refused
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    assert events.ConnectionRefused(id=7) != events.ConnectionOpened(id=7)
+    assert repr(refused) == "ConnectionRefused(id=7)"
+    with pytest.raises(AttributeError, match="ConnectionRefused"):
         refused.id = 8  # type: ignore[misc]
 
 

@@ -190,7 +190,7 @@ def _to_ecs(_logger: object, _level: str, event: Any) -> bytes:
 
 def _record(event: Event) -> dict[str, Any]:
     record: dict[str, Any] = {"timestamp": _timestamp(), "level": event.level, "event": event.name}
-    keys = event.keys()
+    keys = event.keys
     for attribute, value in vars(event).items():
         if value is not None:
             record[keys[attribute]] = value

@@ -6,7 +6,7 @@ Rule: events, levels and fields are those of the catalogue; what a field means i
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 
 import echod
 from echod.config.manual import escaped
@@ -165,7 +165,7 @@ _TAIL = """.SH SEE ALSO
 
 def page() -> str:
     """Return the manual page."""
-    fields = {key: _type(field) for event in catalogue() for key, field in _fields(event).items()}
+    fields = {key: kind for event in catalogue() for key, kind in _kinds(event).items()}
     common = dict.fromkeys(("timestamp", "level", "event"), "string")
     return (
         _HEAD
@@ -176,16 +176,14 @@ def page() -> str:
     )
 
 
-def _fields(event: type[Event]) -> dict[str, dataclasses.Field[object]]:
-    return {field.metadata["key"]: field for field in dataclasses.fields(event)}
-
-
-def _type(field: dataclasses.Field[object]) -> str:
-    return _TYPES.get(str(field.type).removesuffix(" | None"), "string")
+def _kinds(event: type[Event]) -> dict[str, str]:
+    """Return what kind of value each key has, by the annotations of the fields."""
+    written = {field: text for base in event.__mro__ for field, text in inspect.get_annotations(base).items()}
+    return {key: _TYPES.get(written[field].removesuffix(" | None"), "string") for field, key in event.keys.items()}
 
 
 def _event(event: type[Event]) -> str:
-    keys = ", ".join(_fields(event)) or "none"
+    keys = ", ".join(event.keys.values()) or "none"
     text = " ".join((event.__doc__ or "").split())
     return f'.TP\n.BR {escaped(event.name)} " ({event.level})"\n{escaped(text)}\n.br\nFields: {escaped(keys)}.\n'
 

@@ -125,7 +125,7 @@ def test_hostile_texts(stack: ExitStack, size: Size, form: str) -> None:
 
 def assert_same(event: Event, record: dict[str, Any]) -> None:
     """Hold that a record has the texts of its event, as they are where they can be text at all."""
-    for attribute, key in event.layout():
+    for attribute, key in event.keys.items():
         value = getattr(event, attribute)
         if isinstance(value, str) and value.isprintable():
             assert value == record[key]

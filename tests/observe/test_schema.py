@@ -32,7 +32,7 @@ def test_an_event_has_its_level_its_meaning_and_its_fields(event: type[Event]) -
     meaning, _, fields = text.partition("\n.br\nFields: ")
 
     assert (str(event.level), " ".join((event.__doc__ or "").split())) == (level, meaning)
-    assert ([key for _, key in event.layout()] or ["none"]) == fields.removesuffix(".\n").split(", ")
+    assert (list(event.keys.values()) or ["none"]) == fields.removesuffix(".\n").split(", ")
 
 
 def test_no_event_is_made_up() -> None:
@@ -42,7 +42,7 @@ def test_no_event_is_made_up() -> None:
 
 def test_every_field_has_a_meaning() -> None:
     """Each key of each record is explained once, and nothing else is."""
-    keys = {key for event in catalogue() for _, key in event.layout()}
+    keys = {key for event in catalogue() for key in event.keys.values()}
 
     assert keys | set(COMMON) == set(schema.MEANINGS) == set(section("FIELDS"))
     assert all(re.fullmatch(r"[A-Za-z].*\.", meaning) for meaning in schema.MEANINGS.values())
