@@ -118,7 +118,6 @@ def test_the_door_stays_open(start: Starter, size: Size) -> None:
     assert len(daemon.records("listener.paused")) == len(daemon.records("listener.resumed"))
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(("poller", "call"), POLLERS)
 def test_a_poller_without_memory_passes(start: Starter, poller: str, call: str) -> None:
     """While the poller fails for want of memory the process rests, and afterwards it serves those who are there.

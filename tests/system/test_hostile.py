@@ -106,7 +106,6 @@ def test_urgent_data_is_echoed_in_its_place(start: Starter, poller: str) -> None
             assert read_to_end(client) == (b"abXcd", "fin")
 
 
-@pytest.mark.alone
 def test_urgent_mark_on_an_open_connection_does_not_spin(start: Starter) -> None:
     """After urgent data was echoed and nothing follows, the process sleeps: CPU under 2 % over 2 s, by each poller."""
     daemons = [start(daemon={"poller": poller}) for poller in POLLERS]
@@ -120,7 +119,6 @@ def test_urgent_mark_on_an_open_connection_does_not_spin(start: Starter) -> None
     assert share < 0.02
 
 
-@pytest.mark.alone
 def test_urgent_mark_on_a_paused_connection_does_not_spin(start: Starter) -> None:
     """An urgent mark pending on a connection that is paused by backpressure: CPU under 2 % over 2 s, by each poller.
 
@@ -144,7 +142,6 @@ def test_urgent_mark_on_a_paused_connection_does_not_spin(start: Starter) -> Non
     assert share < 0.02
 
 
-@pytest.mark.alone
 def test_idle_connections_cost_nothing(start: Starter) -> None:
     """500 connections that do nothing, some half-open for writing, use under 2 % CPU over 2 s: no timer spins."""
     daemon = start(workers=2)

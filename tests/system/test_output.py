@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tests.system.logs import Record
 
 SEED = 1974
-BLOCKAGE = 4, 10  # seconds that the log takes nothing, in the short form and in the long one
+BLOCKAGE = 2, 10  # seconds that the log takes nothing, in the short form and in the long one
 GROWTH = 8 * MIB  # what a blocked log may cost a process
 WORKERS = 2
 BATCH = 50
