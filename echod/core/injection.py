@@ -176,7 +176,6 @@ class FaultyConnection(Connection):
         """Let out what may leave; act on a deadline that has passed."""
         if self._over:
             self._break_off(now)
-            return
         self._release(now)
         if not self._under_way:
             super().expire(now, in_flight=in_flight and not self._stuck)

@@ -197,6 +197,19 @@ def test_closes_once_though_the_client_finishes_meanwhile() -> None:
     )
 
 
+def test_an_end_for_another_reason_is_no_longer_than_its_timeout() -> None:
+    """Who is being closed for another reason at the last byte is cut in time, in one call: no deadline is left over."""
+    connection = faulty({"half_close_timeout": 0.001}, close_after="1B")
+
+    assert b"x" == give(connection, b"x")
+
+    connection.finish(CloseReason.BAD_PROXY_HEADER, START)
+    connection.expire(START + 0.001)
+
+    assert connection.state is State.CLOSED
+    assert connection.reason is CloseReason.BAD_PROXY_HEADER
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_resets_after_so_many_bytes(finished: bool) -> None:
     """The client gets exactly these and then a reset, once whatever stands between has had time to send them."""
