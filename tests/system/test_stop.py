@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from operator import itemgetter
 from signal import SIGCONT, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, Signals
 from typing import TYPE_CHECKING
 
@@ -209,9 +210,15 @@ def test_a_killed_worker_is_replaced(start: Starter, size: Size) -> None:
     """Kill -9 of one of four workers: its siblings' connections see no error, the slot is filled within a second."""
     count = size(40, 400)
     daemon = start(workers=4, expect=["worker.died"])
+    before = daemon.descriptors()
+
+    def held() -> dict[int, int]:
+        return {pid: found - before[pid] for pid, found in daemon.descriptors().items()}
+
     with Load.open(daemon.address(), count, 16 * MIB, SEED, pace=(256 * KIB, 0.01), window=256 * KIB) as load:
         load.run(0.2)
-        lost, victim = max((load_of(pid), pid) for pid in daemon.workers())
+        wait_until(lambda: sum(held().values()) == count, 5, "all clients to be let in")
+        victim, lost = max(held().items(), key=itemgetter(1))
         os.kill(victim, SIGKILL)
         killed = time.monotonic()
         assert load.run(60), load.report()
@@ -230,13 +237,6 @@ def test_a_killed_worker_is_replaced(start: Starter, size: Size) -> None:
     assert count - lost == report["complete"], report
     assert (died["echod.worker.pid"], died["echod.signal"]) == (victim, "SIGKILL")
     assert died["echod.connections.lost"] == lost
-
-
-def load_of(pid: int) -> int:
-    """Return how many connections a process holds: its TCP sockets that are established."""
-    sockets = {name.removeprefix("socket:[").removesuffix("]") for name in proc.descriptors(pid).values()}
-    rows = (proc.PROC / "net" / "tcp").read_text().splitlines()[1:]
-    return sum(fields[9] in sockets and fields[3] != "0A" for fields in map(str.split, rows))
 
 
 @pytest.mark.parametrize("workers", [1, 4])
