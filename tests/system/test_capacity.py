@@ -181,6 +181,7 @@ def test_the_limit_is_exact(start: Starter, size: Size, room: Callable[[int], No
     assert surplus + 100 * rounds == len(daemon.records("connection.refused"))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("pause", [0.0, 0.001], ids=["at once", "one by one"])
 def test_workers_share_the_work(start: Starter, size: Size, pause: float) -> None:
     """Of 1,000 long connections none of four workers gets fewer than 150, whether they come at once or one by one.
