@@ -10,10 +10,11 @@
     peers/        the other servers, each the least that its language or library lets one write
 
 Rules
-    Servers run on CPU 0 and the load on CPU 1. In a round all of them are up and take many short turns, in an order
-    that chance makes anew each time. Only ratios within a turn mean anything, since a machine varies;
+    Servers run on CPU 0 and the load on CPU 1. In a round all of them are up and take many turns of 50 ms: in one, each
+    server comes once, in an order by chance. Only ratios within a turn mean anything, since a machine's speed varies;
     their median over all turns is what is reported, with the quartiles. Each round starts the servers anew, since where
-    a process happens to lie in memory is worth some percent.
+    a process happens to lie in memory is worth some percent. What a server has to clear away after its turn falls into
+    that of the next, which is why the order is by chance, and what is judged a median.
     Every byte is compared; a server that returns a wrong one ends the bench.
     The wall clock of a machine that has other work lies. "For each CPU second" divides by the CPU time of the server
     instead, and instructions are steadier still: one of the two decides where they disagree.

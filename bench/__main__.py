@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import platform
 import random
@@ -22,7 +21,7 @@ OWN = {ECHOD: "", BUSY: 'busy_poll = "1ms"'}
 """echod, and what its table [daemon] has beside the usual."""
 
 TURNS = 20
-"""Turns that each server has in a round, for each scenario."""
+"""Turns of a round: in each, every server has every scenario once."""
 
 
 def main() -> int:
@@ -84,10 +83,11 @@ def compare(load: Load, folder: Path, times: int, seconds: float) -> report.Roun
             for server in up.values():
                 server.settle()
             up |= {name: stack.enter_context(servers.running(words, "0")) for name, words in peers.items()}
-            for _, (scenario, load_of) in itertools.product(range(TURNS), SCENARIOS.items()):
-                for name in random.sample(list(up), len(up)):
-                    run = load.run(load_of, up[name].port, seconds=seconds / TURNS, pids=up[name].pids)
-                    rounds[name][scenario].append(run)
+            for _ in range(TURNS):
+                for title, scenario in SCENARIOS.items():
+                    for name in random.sample(list(up), len(up)):
+                        run = load.run(scenario, up[name].port, seconds=seconds / TURNS, pids=up[name].pids)
+                        rounds[name][title].append(run)
     return rounds
 
 

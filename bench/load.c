@@ -24,7 +24,7 @@
 #define PERIOD 65537 /* a prime: whatever the sizes are, positions in the pattern do not repeat with them */
 #define BUFFER (1024 * 1024)
 #define SAMPLES (4 * 1024 * 1024)
-#define WARM_UP 0.05 /* seconds before the count begins: all connections are accepted by then */
+#define WARM_UP 0.05 /* seconds before the count begins, or longer, until every connection has had an answer */
 
 struct connection {
     int fd;
@@ -120,6 +120,14 @@ static long take(struct connection *c)
     return c->received / size - before;
 }
 
+static int answered(const struct connection *all, int active)
+{
+    for (int i = 0; i < active; i++)
+        if (!all[i].received)
+            return 0;
+    return 1;
+}
+
 static int ascending(const void *a, const void *b)
 {
     unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
@@ -186,7 +194,9 @@ int main(int argc, char **argv)
     for (int i = 0; i < active; i++)
         begin(&all[i]);
     if (!most)
-        run(all, active, churn, seconds(CLOCK_MONOTONIC) + WARM_UP, 0);
+        do
+            run(all, active, churn, seconds(CLOCK_MONOTONIC) + WARM_UP, 0);
+        while (!churn && !answered(all, active));
     sampled = 0;
     start = seconds(CLOCK_MONOTONIC);
     own = seconds(CLOCK_PROCESS_CPUTIME_ID);

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.load import Run
 
 Rounds = dict[str, dict[str, list["Run"]]]
-"""Runs of all rounds, by server and scenario."""
+"""Runs of all turns of all rounds, by server and scenario."""
 
 FORKING = {"socat"}
 """Their work is done by processes that come and go, whose CPU time nobody adds up."""
@@ -31,7 +31,7 @@ def figure(scenario: str, run: Run) -> float:
 
 
 def ratios(rounds: Rounds, server: str, base: str, scenario: str, of: Callable[[Run], float]) -> list[float]:
-    """Return what `server` makes of it against `base`, round by round."""
+    """Return what `server` makes of it against `base`, turn by turn."""
     pairs = zip(rounds[server][scenario], rounds[base][scenario], strict=True)
     return [of(own) / of(other) for own, other in pairs if of(other)]
 
@@ -48,10 +48,10 @@ def table(rounds: Rounds) -> str:
             ways = ratios(rounds, server, YARDSTICK, scenario, lambda run: run.thrift)
             thrift = f"{median(ways):.2f}" if server not in FORKING else "-"
             absolute = median(figure(scenario, run) for run in runs[scenario])
-            low, _, high = quantiles(found, n=4)
+            low, middle, high = quantiles(found, n=4)
             share = median(run.share for run in runs[scenario])
             lines.append(
-                f"{server:12}{absolute:12,.1f}   {median(found):12.2f} ({low:.2f}, {high:.2f}){thrift:>21}{share:22.0%}"
+                f"{server:12}{absolute:12,.1f}   {middle:12.2f} ({low:.2f}, {high:.2f}){thrift:>21}{share:22.0%}"
             )
     return "\n".join(lines[1:])
 
@@ -79,8 +79,8 @@ def plot(folder: Path, rounds: Rounds) -> Path | None:
             ratios(rounds, server, YARDSTICK, scenario, lambda run, name=scenario: figure(name, run))  # type: ignore[misc]
             for server in rounds
         ]
-        middles = [median(values) for values in found]
         quarters = [quantiles(values, n=4) for values in found]
+        middles = [middle for _, middle, _ in quarters]
         below = [middle - low for middle, (low, _, _) in zip(middles, quarters, strict=True)]
         above = [high - middle for middle, (_, _, high) in zip(middles, quarters, strict=True)]
         colours = ["tab:orange" if server == "echod" else "tab:gray" for server in rounds]

@@ -18,6 +18,8 @@ def test_what_is_not_given_is_none() -> None:
     assert repr(refused) == "ConnectionRefused(id=7)"
     with pytest.raises(AttributeError, match="ConnectionRefused"):
         refused.id = 8  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="ConnectionRefused"):
+        del refused.id
 
 
 def test_both_ways_to_make_one_are_the_same() -> None:

@@ -178,7 +178,7 @@ def page() -> str:
 
 def _kinds(event: type[Event]) -> dict[str, str]:
     """Return what kind of value each key has, by the annotations of the fields."""
-    written = {field: text for base in event.__mro__ for field, text in inspect.get_annotations(base).items()}
+    written = {field: text for base in reversed(event.__mro__) for field, text in inspect.get_annotations(base).items()}
     return {key: _TYPES.get(written[field].removesuffix(" | None"), "string") for field, key in event.keys.items()}
 
 

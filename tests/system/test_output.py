@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SEED = 1974
 BLOCKAGE = 2, 10  # seconds that the log takes nothing, in the short form and in the long one
-GROWTH = 8 * MIB  # what a blocked log may cost a process
+GROWTH = 4 * MIB  # what a blocked log may cost a process
 WORKERS = 2
 BATCH = 50
 SIZE = 4 * KIB

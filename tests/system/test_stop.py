@@ -212,13 +212,14 @@ def test_a_killed_worker_is_replaced(start: Starter, size: Size) -> None:
     daemon = start(workers=4, expect=["worker.died"])
     before = daemon.descriptors()
 
-    def held() -> dict[int, int]:
-        return {pid: found - before[pid] for pid, found in daemon.descriptors().items()}
+    def held() -> dict[int, int] | None:
+        now = daemon.descriptors()
+        more = {pid: now[pid] - before[pid] for pid in daemon.workers()}
+        return more if sum(more.values()) == count else None
 
     with Load.open(daemon.address(), count, 16 * MIB, SEED, pace=(256 * KIB, 0.01), window=256 * KIB) as load:
         load.run(0.2)
-        wait_until(lambda: sum(held().values()) == count, 5, "all clients to be let in")
-        victim, lost = max(held().items(), key=itemgetter(1))
+        victim, lost = max(wait_until(held, 5, "all clients to be let in").items(), key=itemgetter(1))
         os.kill(victim, SIGKILL)
         killed = time.monotonic()
         assert load.run(60), load.report()
