@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def table(rounds: Rounds) -> str:
         heads = f"against {YARDSTICK} (quartiles)   for each CPU second   load at work"
         lines += ["", f"{scenario:12}{what:>12}   {heads}"]
         for server, runs in rounds.items():
-            found = ratios(rounds, server, YARDSTICK, scenario, lambda run, name=scenario: figure(name, run))  # type: ignore[misc]
+            found = ratios(rounds, server, YARDSTICK, scenario, partial(figure, scenario))
             ways = ratios(rounds, server, YARDSTICK, scenario, lambda run: run.thrift)
             thrift = f"{median(ways):.2f}" if server not in FORKING else "-"
             absolute = median(figure(scenario, run) for run in runs[scenario])
@@ -75,14 +76,12 @@ def plot(folder: Path, rounds: Rounds) -> Path | None:
         return None
     drawing = Figure(figsize=(11, 7), layout="tight")
     for axes, scenario in zip(drawing.subplots(2, 2).flat, SCENARIOS, strict=True):
-        found = [
-            ratios(rounds, server, YARDSTICK, scenario, lambda run, name=scenario: figure(name, run))  # type: ignore[misc]
-            for server in rounds
+        quarters = [
+            quantiles(ratios(rounds, server, YARDSTICK, scenario, partial(figure, scenario)), n=4) for server in rounds
         ]
-        quarters = [quantiles(values, n=4) for values in found]
         middles = [middle for _, middle, _ in quarters]
-        below = [middle - low for middle, (low, _, _) in zip(middles, quarters, strict=True)]
-        above = [high - middle for middle, (_, _, high) in zip(middles, quarters, strict=True)]
+        below = [middle - low for low, middle, _ in quarters]
+        above = [high - middle for _, middle, high in quarters]
         colours = ["tab:orange" if server == "echod" else "tab:gray" for server in rounds]
         axes.barh(list(rounds), middles, xerr=[below, above], color=colours, capsize=3)
         axes.axvline(1, color="black", linewidth=0.5)
