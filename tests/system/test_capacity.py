@@ -78,7 +78,7 @@ def test_connections_that_are_gone_cost_nothing(start: Starter, size: Size) -> N
     A tenth of them come before memory is looked at first: what is needed once is had by then. Catches a loop that
     keeps the deadlines of those who are gone, and with them the connections.
     """
-    count = size(4_000, 300_000)
+    count = size(6_000, 300_000)
     daemon = start(workers=2, log={"suppress": ["connection.opened"]})
     echo_once(daemon.address())
     descriptors = daemon.descriptors()

@@ -101,7 +101,7 @@ def moment(record: Record) -> float:
 
 
 def test_group_is_told_to_stop(start: Starter) -> None:
-    """TERM to the whole process group while 100 clients pipeline 1 MiB and read slowly: all of it comes back, then FIN.
+    """TERM to the whole process group while 100 clients pipeline 2 MiB and read slowly: all of it comes back, then FIN.
 
     Half of them half-close. Catches a worker that takes for its own the signal that systemd and terminals send to all.
     """
@@ -114,14 +114,14 @@ def test_group_is_told_to_stop(start: Starter) -> None:
                 stack.enter_context(connect(daemon.address(), receive_buffer=32 * KIB)),
                 payload,
                 SEED + number,
-                MIB,
+                2 * MIB,
                 pace=(16 * KIB, 0.02),  # slow enough for this process too: who is silent for 250 ms is cut
                 hold_open=bool(number % 2),
             )
             for number in range(100)
         ]
         load = stack.enter_context(Load(clients))
-        load.run(20, until=lambda: sum(client.received for client in clients) > 10 * MIB)
+        load.run(20, until=lambda: sum(client.received for client in clients) > 20 * MIB)
         os.killpg(daemon.pid, SIGTERM)
         assert load.run(30), load.report()
         code = daemon.wait_exit()

@@ -194,12 +194,12 @@ def snapshot(daemon: Daemon) -> dict[str, Any]:
 def test_bad_files_change_nothing(start: Starter, size: Size) -> None:
     """Each kind of bad file on SIGHUP, under load: one ERROR line with the text that helps, and nothing else changes.
 
-    One daemon takes them all in a row; in the short form it is every sixth, while the loader is tried with each of
+    One daemon takes them all in a row; in the short form it is every fourth, while the loader is tried with each of
     them elsewhere. Every so often, and in the long form always, `echod reload --wait` sends the signal, and fails with
     the same words. Catches a generation that is counted before the file was found good, and a command that waits for
     the end of the reload without looking how it ended.
     """
-    files, every = sorted(BAD_CONFIGS.items())[:: size(6, 1)], size(10, 1)
+    files, every = sorted(BAD_CONFIGS.items())[:: size(4, 1)], size(10, 1)
     daemon = start(workers=2, limits={"idle_timeout": "2s"}, log=QUIET, expect=["reload.refused"])
     good = daemon.file.read_text()
     before = snapshot(daemon)
