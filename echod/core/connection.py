@@ -21,7 +21,8 @@ Theory of operation
 
     Bytes that the kernel takes at once are never copied: `receive` keeps a view of the caller's buffer as `outgoing`,
     and `sent` copies only what was left over. Nearly all messages pass like that on a connection with nothing else to
-    do: as long as it is `passing`, its owner may receive up to `buffer` bytes, send them, and say only `passed`.
+    do: as long as it is `passing`, its owner may receive up to `buffer` bytes and send them at once, without a call of
+    any input, if it adds their number to `passed` and notes the time in `moved`.
 """
 
 from __future__ import annotations
@@ -80,21 +81,22 @@ class Connection:
 
     __slots__ = (
         "_buffer",
+        "_echoed",
         "_end",
         "_entered",
         "_establish_timeout",
         "_half_close_timeout",
         "_idle_timeout",
         "_linger",
-        "_moved",
         "_paused",
+        "_received",
         "discarded",
-        "echoed",
+        "moved",
         "opened",
         "outgoing",
+        "passed",
         "passing",
         "reason",
-        "received",
         "state",
         "wants_reset",
     )
@@ -105,8 +107,7 @@ class Connection:
         self.reason: CloseReason | None = None
         self.outgoing: bytes | bytearray | memoryview = _NOTHING
         self.opened = now
-        self.received = 0
-        self.echoed = 0
+        self.passed = 0
         self.discarded = 0
         self.wants_reset = False
         self._buffer = limits.buffer
@@ -116,7 +117,9 @@ class Connection:
         self._end = now + (limits.max_lifetime or inf)
         self._linger = LINGER
         self._paused = False
-        self._moved = now
+        self._received = 0
+        self._echoed = 0
+        self.moved = now
         self._entered = now
         self.passing = False
         self._weigh()
@@ -125,7 +128,7 @@ class Connection:
 
     def established(self, now: float) -> None:
         """Note that payload follows."""
-        self._moved = now
+        self.moved = now
         self._move(ESTABLISHED, now)
 
     def prolong(self, timeout: float, now: float) -> None:
@@ -142,8 +145,8 @@ class Connection:
         if self.state not in ECHOING:
             self._discard(len(data), now)
             return
-        self.received += len(data)
-        self._moved = now
+        self._received += len(data)
+        self.moved = now
         held = self.outgoing
         if isinstance(held, bytearray):
             held += data
@@ -152,12 +155,6 @@ class Connection:
         self._paused = len(self.outgoing) >= self._buffer
         self.passing = False
 
-    def passed(self, count: int, now: float) -> None:
-        """Note that `count` bytes, while `passing`, were received and that the kernel has taken them back."""
-        self.received += count
-        self.echoed += count
-        self._moved = now
-
     def receive_eof(self, now: float) -> None:
         """Note that the peer has shut down its side."""
         self._move(EOF, now)
@@ -165,9 +162,9 @@ class Connection:
 
     def sent(self, count: int, now: float) -> None:
         """Note that the kernel has taken the first `count` bytes of `outgoing`."""
-        self.echoed += count
+        self._echoed += count
         if count:
-            self._moved = now
+            self.moved = now
         if count == len(self.outgoing):
             self.outgoing = _NOTHING
             self._paused = False
@@ -213,7 +210,7 @@ class Connection:
         elif self.state is OPEN:
             self.finish(CloseReason.IDLE_TIMEOUT, now)
         elif in_flight or self.outgoing:
-            self._moved = now
+            self.moved = now
         else:
             self.finish(CloseReason.DRAINED, now)
 
@@ -256,17 +253,27 @@ class Connection:
         """When `expire` wants to be called, in the clock of `now`; infinity for never."""
         state = self.state
         if state is OPEN:
-            return min(self._moved + self._idle_timeout, self._end)
+            return min(self.moved + self._idle_timeout, self._end)
         if state is ESTABLISHING:
             return self._entered + self._establish_timeout
         if state is DRAINING:
-            return min(self._moved + QUIET, self._end)
+            return min(self.moved + QUIET, self._end)
         if state in _ENDING:
-            return max(self._moved, self._entered) + self._half_close_timeout
+            return max(self.moved, self._entered) + self._half_close_timeout
         if state is LINGERING:
             return self._entered + self._linger
         assert state is CLOSED, state  # noqa: S101  # a new state must say when it ends
         return inf
+
+    @property
+    def received(self) -> int:
+        """Bytes that the peer has sent, but for those that were discarded."""
+        return self._received + self.passed
+
+    @property
+    def echoed(self) -> int:
+        """Bytes that the kernel has taken back."""
+        return self._echoed + self.passed
 
     @property
     def lifetime(self) -> float:

@@ -145,8 +145,8 @@ class FaultyConnection(Connection):
         if self.state not in ECHOING:
             super().receive(data, now)
             return
-        self.received += len(data)
-        self._moved = now
+        self._received += len(data)
+        self.moved = now
         self._line.put(data, now)
         self._release(now)
 
@@ -211,7 +211,7 @@ class FaultyConnection(Connection):
     def deadline(self) -> float:
         """When `expire` wants to be called."""
         if self._over and self.state is not State.CLOSED:
-            return self._moved
+            return self.moved
         if self._under_way:
             return min(self._line.due, self._end) if self.state in ECHOING else self._line.due
         return super().deadline
@@ -246,7 +246,7 @@ class FaultyConnection(Connection):
             self._line.clear()  # what is outgoing now is the end
         if not data:
             return
-        self._moved = now
+        self.moved = now
         if isinstance(self.outgoing, bytearray):
             self.outgoing += data
         else:

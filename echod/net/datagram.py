@@ -142,7 +142,7 @@ class Datagrams(Handler):
             self._drop(DropReason.ON_PURPOSE, now)
         for _ in range(times):
             try:
-                self.socket.sendmsg([self._setting.views[count]], source or (), socket.MSG_DONTWAIT, peer)
+                self.socket.sendmsg([self._setting.buffer[:count]], source or (), socket.MSG_DONTWAIT, peer)
             except OSError:  # the buffer is full, the peer cannot be reached: to a datagram that may happen
                 self._drop(DropReason.SEND_FAILED, now)
                 return

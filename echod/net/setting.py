@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from echod.events import DropReason, Event, RefuseReason
 
 
-KEPT = 2048
-"""Bytes of the largest message whose view is kept: some 200 bytes for each size that occurs."""
+SMALL = 2048
+"""Bytes of the largest message whose view is ready: to make one costs a tenth of a message, to keep it 200 bytes."""
 
 
 class Gate(Protocol):
@@ -78,22 +77,6 @@ class Tally(Protocol):
         ...
 
 
-class Views(dict[int, memoryview]):
-    """The first so many bytes of a buffer, by their number.
-
-    Those of small messages are kept: to make one takes a tenth of the instructions of a message.
-    """
-
-    def __init__(self, buffer: memoryview) -> None:
-        self._buffer = buffer
-
-    def __missing__(self, count: int) -> memoryview:
-        view = self._buffer[:count]
-        if count <= KEPT:
-            self[count] = view
-        return view
-
-
 @dataclass
 class Setting:
     """What all connections of a worker share. A reload replaces the values; an open connection keeps its limits."""
@@ -116,6 +99,5 @@ class Setting:
     """What the listeners that speak TLS do it with, by name."""
 
     def __post_init__(self) -> None:
-        self.views = Views(self.buffer)
-        self.into = lru_cache(maxsize=16)(lambda count: (self.buffer[:count],))
-        """As much of the buffer as a connection may hold, in the form that readv(2) wants."""
+        self.views = [self.buffer[:count] for count in range(SMALL + 1)]
+        """The first so many bytes of the buffer, by their number."""

@@ -2,14 +2,13 @@
 
 Rule: everything is decided in `core.connection`; here are only system calls and the order they are made in.
 
-The hot path is `on_readable` of a connection at rest: one `readv` into the worker's buffer, one `send` out of it, no
+The hot path is `on_readable` of a connection at rest: one `recv_into` the worker's buffer, one `send` out of it, no
 copy, nothing allocated that outlives the call, no change of interest, no log call.
 """
 
 from __future__ import annotations
 
 import socket
-from os import readv
 from typing import TYPE_CHECKING, Any
 
 from echod.core.connection import RECEIVE
@@ -25,6 +24,7 @@ from echod.events import (
 from echod.net import sockets, tcp
 from echod.net.poller import READABLE, WRITABLE
 from echod.net.reactor import Handler
+from echod.net.setting import SMALL
 
 if TYPE_CHECKING:
     from echod.core.connection import Connection
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Stream(Handler):
     """One accepted socket."""
 
-    __slots__ = ("_error", "_into", "_setting", "_told", "caller", "connection", "socket")
+    __slots__ = ("_error", "_room", "_setting", "_told", "caller", "connection", "socket")
 
     def __init__(self, sock: socket.socket, caller: Caller, setting: Setting, connection: Connection) -> None:
         super().__init__(sock.fileno())
@@ -46,7 +46,7 @@ class Stream(Handler):
         self._error: str | None = None
         self._told = (0, 0)
         self._setting = setting
-        self._into = setting.into(connection.room)
+        self._room = min(connection.room, RECEIVE)
         self._say_opened()
 
     def on_readable(self, now: float) -> bool | None:
@@ -56,7 +56,7 @@ class Stream(Handler):
             self._receive(now)
             return False
         try:
-            count = readv(self.fd, self._into)  # recv(2), for 400 instructions less than `recv_into`
+            count = self.socket.recv_into(setting.buffer, self._room)
         except OSError as error:
             self._not_received(error, now)
             return False
@@ -64,7 +64,7 @@ class Stream(Handler):
             connection.receive_eof(now)
             self._update()
             return False
-        data = setting.views[count]
+        data = setting.views[count] if count <= SMALL else setting.buffer[:count]
         try:
             sent = self.socket.send(data)
         except BlockingIOError:
@@ -74,7 +74,8 @@ class Stream(Handler):
             self._lose(CloseReason.WRITE_FAILED, error, now)
             return False
         if sent == count:
-            connection.passed(count, now)
+            connection.passed += count
+            connection.moved = now
             return True
         connection.receive(data, now)
         connection.sent(sent, now)
@@ -92,7 +93,7 @@ class Stream(Handler):
             connection.receive_eof(now)
             self._update()
             return
-        self._echo(setting.views[count], now)
+        self._echo(setting.buffer[:count], now)
         if self.interest != READABLE or not connection.at_rest:
             self._advance(now)
 

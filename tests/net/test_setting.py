@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from echod.core.access import Networks
+from echod.net.setting import SMALL
 
 if TYPE_CHECKING:
     from tests.net.conftest import Rig
@@ -22,10 +23,10 @@ def test_a_change_reaches_who_is_open(rig: Rig) -> None:
     assert stream.caller.host in rig.setting.quiet
 
 
-def test_views_of_small_messages_are_made_once(rig: Rig) -> None:
-    """A view is of the right length whatever came before, and only those of small messages stay."""
+def test_views_of_small_messages_are_ready(rig: Rig) -> None:
+    """There is a view of each number of bytes that counts as small, from the beginning of the buffer."""
     views, buffer = rig.setting.views, rig.setting.buffer
     buffer[:3] = b"abc"
 
-    assert [b"abc", b"a", b"abc", bytes(buffer)] == [bytes(views[count]) for count in (3, 1, 3, len(buffer))]
-    assert {1, 3} == views.keys()
+    assert list(range(SMALL + 1)) == [len(view) for view in views]
+    assert [b"", b"a", b"ab", b"abc"] == [bytes(view) for view in views[:4]]

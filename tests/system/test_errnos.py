@@ -74,7 +74,7 @@ def traced(pid: int) -> bool:
     return proc.status(pid).get("TracerPid", "0") != "0"
 
 
-@pytest.mark.parametrize(("call", "word"), [("readv", "read_failed"), ("sendto", "write_failed")])
+@pytest.mark.parametrize(("call", "word"), [("recvfrom", "read_failed"), ("sendto", "write_failed")])
 def test_one_connection_pays(start: Starter, size: Size, call: str, word: str) -> None:
     """Whatever recv or send fails with, that connection is reset, with the error's name in its record, and no other.
 
