@@ -15,9 +15,12 @@ import select
 from math import ceil
 from typing import Protocol
 
-READABLE = 1
-WRITABLE = 2
-"""The two bits of an interest. A handler with neither is forgotten until it has one again."""
+WRITABLE = 1
+READABLE = 2
+"""The two bits of an interest. A handler with neither is forgotten until it has one again.
+
+READABLE is the higher, for the sake of who asks for it most: an interest that includes it is not less.
+"""
 
 Ready = tuple[list[int], list[int], list[int]]
 
@@ -94,7 +97,7 @@ _READ = select.POLLIN
 _WRITE = select.POLLOUT
 _EXCEPT = select.POLLPRI | select.POLLERR | select.POLLHUP | select.POLLNVAL
 
-_MASKS = (0, _READ | select.POLLPRI, _WRITE, _READ | select.POLLPRI | _WRITE)
+_MASKS = (0, _WRITE, _READ | select.POLLPRI, _READ | select.POLLPRI | _WRITE)
 """What poll and epoll call an interest, by its bits; errors and hang-ups they always report (epoll_ctl(2))."""
 
 

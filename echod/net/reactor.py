@@ -118,7 +118,7 @@ class Reactor:
         self._crashed = crashed
         self._handlers: dict[int, Handler] = {}
         self._touched: list[Handler] = []
-        self._deadlines: list[tuple[float, int, Handler]] = []
+        self._deadlines: list[tuple[float, int, Handler]] = [(inf, -1, Handler(-1))]  # there always is a first
         self._sequence = count()
 
     @property
@@ -158,15 +158,15 @@ class Reactor:
     def turn(self, longest: float = inf) -> None:  # noqa: C901, PLR0912  # three loops, told alike
         """Wait until something is ready or due, for at most `longest` seconds, and see to it."""
         handlers, touched = self._handlers, self._touched
-        wait = self._spin if self.busy_poll else self.poller.poll
+        patience = self._patience(longest)
         try:
-            readable, writable, exceptional = wait(self._patience(longest))
+            readable, writable, exceptional = self._spin(patience) if self.busy_poll else self.poller.poll(patience)
         except OSError as error:
             readable, writable, exceptional = self._nap(error)
         now = self.now = self._clock()
         for fd in readable:
             handler = handlers[fd]
-            if handler.interest & READABLE:
+            if handler.interest >= READABLE:
                 try:
                     if not handler.on_readable(now):
                         touched.append(handler)
@@ -190,7 +190,8 @@ class Reactor:
                     handler.on_exceptional(now)
                 except Exception as error:  # noqa: BLE001  # as above
                     self._crash(handler, error)
-        self._expire(now)
+        if self._deadlines[0][0] <= now:
+            self._expire(now)
         for handler in touched:  # which may touch others: they come last
             self._settle(handler)
         touched.clear()
@@ -198,7 +199,7 @@ class Reactor:
     def _patience(self, longest: float) -> float:
         if self._touched:
             return 0.0  # between two turns somebody has changed: this one is to see to it
-        due = self._deadlines[0][0] - self.now if self._deadlines else LONGEST
+        due = self._deadlines[0][0] - self.now
         if due > longest:  # noqa: PLR1730  # min and max would be a tenth of what a turn costs
             due = longest
         if due > LONGEST:
@@ -218,7 +219,7 @@ class Reactor:
         return [], [], []
 
     def _expire(self, now: float) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
+        while self._deadlines[0][0] <= now:
             armed, _, handler = heapq.heappop(self._deadlines)
             if armed != handler.armed:
                 continue  # armed anew since, or closed

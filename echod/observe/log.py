@@ -57,6 +57,8 @@ class Log:
     def __init__(self, settings: models.Log, fd: int, row: Row) -> None:
         """Take over the descriptor `fd`; dropped lines are counted in `row`."""
         self.sink = Sink(fd)
+        self.waiting = False
+        """Whether there is something for `flush` to write."""
         self._row = row
         self._unsaid = 0
         self._cap = Cap(0)
@@ -96,11 +98,8 @@ class Log:
             )
         )
 
-    def flush(self) -> bool:
-        """Write what the descriptor takes now, and once it takes everything again, say how much was dropped.
-
-        True says that lines are still waiting.
-        """
+    def flush(self) -> None:
+        """Write what the descriptor takes now, and once it takes everything again, say how much was dropped."""
         sink = self.sink
         sink.flush()
         if sink.lost:
@@ -111,7 +110,7 @@ class Log:
             self.emit(LogDropped(count=self._unsaid))
             self._unsaid = 0
             sink.flush()
-        return sink.pending
+        self.waiting = sink.pending
 
     def tick(self) -> None:
         """End the period of the cap once it is over; call it about once a second."""
@@ -131,8 +130,10 @@ class Log:
         self._unsaid = 0
         self._cap.close()
         self.sink.forget()
+        self.waiting = False
 
     def _write(self, event: Event) -> None:
+        self.waiting = True
         try:
             self._record(event)
         except Exception:  # noqa: BLE001  # whatever is wrong with one record, the echo goes on

@@ -93,9 +93,9 @@ class Supervisor:
         self._beat(self._born)
         while not self._done:
             log.tick()
-            waiting = log.flush()
+            log.flush()
             manager.flush()
-            self._reactor.turn(worker.LOG_INTERVAL if waiting else inf)
+            self._reactor.turn(worker.LOG_INTERVAL if log.waiting else inf)
             self._progress(self._reactor.now)
 
     # -- signals ------------------------------------------------------------------------------------------------------

@@ -111,11 +111,12 @@ class Worker(Handler):
 
     def run(self) -> None:
         """Turn the loop until there is nothing left to do."""
-        reactor, tally, waiting = self._reactor, self._tally, False
+        reactor, tally, log = self._reactor, self._tally, self._log
         reactor.add(self)
         while True:
-            reactor.turn(LOG_INTERVAL if waiting else inf)
-            waiting = self._log.flush()
+            reactor.turn(LOG_INTERVAL if log.waiting else inf)
+            if log.waiting:
+                log.flush()
             if tally.ended:
                 tally.post()
             took = time.monotonic() - reactor.now
