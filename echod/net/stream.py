@@ -167,11 +167,10 @@ class Stream(Handler):
 
     def account(self) -> None:
         """Have the bytes counted that have moved since the last time: at the end, and now and then before."""
-        connection = self.connection
-        received, echoed = self._told
-        if connection.received != received or connection.echoed != echoed:
-            self._told = (connection.received, connection.echoed)
-            self._setting.tally.moved(connection.received - received, connection.echoed - echoed)
+        moved = received, echoed = self.connection.received, self.connection.echoed
+        if moved != self._told:
+            self._setting.tally.moved(received - self._told[0], echoed - self._told[1])
+            self._told = moved
 
     def _say_opened(self) -> None:
         self._setting.emit(ConnectionOpened.of(self.caller.facts()))

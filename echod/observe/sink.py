@@ -58,8 +58,6 @@ class Sink:
 
     def flush(self) -> None:
         """Write as many of the waiting lines as the descriptor takes without waiting."""
-        if not self._queue:  # so it is in most turns, which are not to pay for what follows
-            return
         with suppress(OSError):  # blocked, full or closed: the lines stay queued until it is not
             while self._queue and self._has_room() and self._alone():
                 try:

@@ -546,6 +546,24 @@ def jam(paper: Paper) -> None:
         paper.log.flush()
 
 
+def test_waiting_says_whether_to_flush(paper: Paper) -> None:
+    """Who turns the loop asks only this: lines that the log did not take are tried again, and no others."""
+    told = [paper.log.waiting]
+    paper.log.emit(SignalReceived())
+    told.append(paper.log.waiting)
+    paper.log.flush()
+    told.append(paper.log.waiting)
+    jam(paper)
+    told.append(paper.log.waiting)
+    paper.everything()
+    told.append(paper.log.waiting)
+    jam(paper)
+    paper.log.move_to(paper.board.row(3))
+
+    assert [False, True, False, True, False] == told
+    assert not paper.log.waiting
+
+
 def test_a_drop_that_is_not_wanted(paper: Paper) -> None:
     """An operator may suppress `log.dropped`; the count is kept all the same."""
     paper.configure(suppress=["log.dropped"])
