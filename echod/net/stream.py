@@ -167,10 +167,9 @@ class Stream(Handler):
 
     def account(self) -> None:
         """Have the bytes counted that have moved since the last time: at the end, and now and then before."""
-        moved = received, echoed = self.connection.received, self.connection.echoed
-        if moved != self._told:
-            self._setting.tally.moved(received - self._told[0], echoed - self._told[1])
-            self._told = moved
+        told, self._told = self._told, (self.connection.received, self.connection.echoed)
+        if told != self._told:
+            self._setting.tally.moved(self._told[0] - told[0], self._told[1] - told[1])
 
     def _say_opened(self) -> None:
         self._setting.emit(ConnectionOpened.of(self.caller.facts()))

@@ -22,6 +22,7 @@ from echod.events import (
 )
 from echod.net import sockets, tcp
 from echod.net.poller import READABLE, WRITABLE
+from echod.net.setting import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,16 @@ def test_echo_and_end(rig: Rig) -> None:
         closed(rig, stream, CloseReason.PEER_CLOSED, received=5, echoed=5),
     ] == in_the_end(rig)
     assert (0, []) == (rig.gate.inside, rig.crashes)
+
+
+@pytest.mark.parametrize("size", [SMALL, SMALL + 1])
+def test_the_largest_small_message(rig: Rig, size: int) -> None:
+    """A message comes back whole whether its view is ready or made for it."""
+    client, stream = rig.pair()
+    client.send(bytes(size - 1) + b"x")
+
+    assert bytes(size - 1) + b"x" == rig.fetch(client, size)
+    assert (size, []) == (stream.connection.passed, rig.crashes)
 
 
 def test_not_a_byte(rig: Rig) -> None:
@@ -361,14 +372,16 @@ def test_exceptional_without_error_or_reading_is_a_hangup(rig: Rig) -> None:
     assert (True, CloseReason.PEER_RESET) == (stream.done, stream.connection.reason)
 
 
-class Deaf(socket.socket):
-    """A socket that receives as told: not at all."""
+class Failing(socket.socket):
+    """The socket `sock` from now on, one call of which fails."""
 
-    failure = 0
+    def __init__(self, sock: socket.socket, call: str, failure: int) -> None:
+        super().__init__(fileno=sock.detach())
 
-    def recv_into(self, *args: Any) -> int:
-        """Fail."""
-        raise OSError(self.failure, os.strerror(self.failure))
+        def fail(*_: object) -> int:
+            raise OSError(failure, os.strerror(failure))
+
+        setattr(self, call, fail)
 
 
 @pytest.mark.parametrize(
@@ -382,22 +395,11 @@ class Deaf(socket.socket):
 def test_a_receive_that_fails(rig: Rig, failure: int, reason: CloseReason) -> None:
     """A receive that fails cuts the connection, and only where the peer cut it that is said of the peer."""
     client, stream = rig.pair()
-    stream.socket = rig.keep(Deaf(fileno=stream.socket.detach()))
-    stream.socket.failure = failure
+    stream.socket = rig.keep(Failing(stream.socket, "recv_into", failure))
     client.send(b"hello")
 
     assert closed(rig, stream, reason, error=errno.errorcode[failure]) == in_the_end(rig)[-1]
     assert was_reset(client)
-
-
-class Failing(socket.socket):
-    """A socket whose sends fail as told."""
-
-    failure = 0
-
-    def send(self, *args: Any) -> int:
-        """Fail."""
-        raise OSError(self.failure, os.strerror(self.failure))
 
 
 @pytest.mark.parametrize(
@@ -412,8 +414,7 @@ class Failing(socket.socket):
 def test_a_send_that_fails(rig: Rig, failure: int, reason: CloseReason) -> None:
     """A send that fails cuts the connection: the peer sees a reset, and never a short stream with a FIN."""
     client, stream = rig.pair()
-    stream.socket = rig.keep(Failing(fileno=stream.socket.detach()))
-    stream.socket.failure = failure
+    stream.socket = rig.keep(Failing(stream.socket, "send", failure))
     client.send(b"hello")
 
     assert closed(rig, stream, reason, received=5, error=errno.errorcode[failure]) == in_the_end(rig)[-1]
@@ -422,9 +423,7 @@ def test_a_send_that_fails(rig: Rig, failure: int, reason: CloseReason) -> None:
 
 def stall(rig: Rig, stream: Stream) -> None:
     """Let the kernel take nothing from `stream`."""
-    stuck = rig.keep(Failing(fileno=stream.socket.detach()))
-    stuck.failure = errno.EAGAIN
-    stream.socket = stuck
+    stream.socket = rig.keep(Failing(stream.socket, "send", errno.EAGAIN))
 
 
 def recover(rig: Rig, stream: Stream) -> None:
