@@ -67,8 +67,7 @@ class Server:
 
     def settle(self) -> None:
         """Wait until all workers of echod are there."""
-        state = self.folder / "state.json"
-        wait_until(lambda: state.exists() and json.loads(state.read_bytes())["state"] == "ready", "ready workers")
+        wait_until(lambda: self.said("service.ready"), "ready workers")
 
     @property
     def children(self) -> list[int]:

@@ -10,7 +10,6 @@ import argparse
 import os
 import signal
 import sys
-import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -25,8 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-MOST_SHOWN = 10_000
+MAX_SHOWN = 10_000
 """Characters of a line of `status`: a hundred listeners fit."""
+
+MAX_VERSION = 40
+"""Characters of another daemon's version that are shown."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,27 +73,41 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _reload(options: argparse.Namespace) -> None:
-    from echod.process import control
+    from echod.process import control_client
 
-    control.reload(options.config, wait=options.wait)
+    control_client.reload(options.config, wait=options.wait)
 
 
 def _stop(options: argparse.Namespace) -> None:
-    from echod.process import control
+    from echod.process import control_client
 
-    control.stop(options.config, wait=options.wait)
+    stop = control_client.stop_now if options.now else control_client.stop
+    stop(options.config, wait=options.wait)
+
+
+def _reopen(options: argparse.Namespace) -> None:
+    from echod.process import control_client
+
+    control_client.reopen(options.config)
 
 
 def _status(options: argparse.Namespace) -> None:
-    from echod.process import control
+    from echod.process import control_client
 
-    state = control.status(options.config)
+    status = control_client.status(options.config)
     if options.json:
         import json
 
-        print(json.dumps(state, indent=2))
-    else:
-        print(_table(state))
+        print(json.dumps(status, indent=2))
+        return
+    try:
+        print(_table(status))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        running = printable(str(status.get("version")), MAX_VERSION)
+        raise StartError(
+            f"this is echod {echod.__version__} and cannot read the status of a daemon of version {running}; "
+            "restart the daemon, or use --json"
+        ) from None
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -102,6 +118,10 @@ def _show(options: argparse.Namespace) -> None:
         print(dumping.defaults_toml(), end="")
     elif options.what == "schema":
         print(dumping.schema(), end="")
+    elif options.what == "status-schema":
+        from echod.process import status
+
+        print(status.schema(), end="")
     elif options.what == "unit":
         _show_unit()
     else:
@@ -118,34 +138,35 @@ def _show_unit() -> None:
         _complain(f"{path}: the service cannot read what lies in a home directory; install echod elsewhere")
 
 
-def _table(state: dict[str, Any]) -> str:
+def _table(status: dict[str, Any]) -> str:
     rows = [
-        ("state", state["state"]),
-        ("uptime", _span(state["uptime"])),
-        ("pid", state["pid"]),
-        ("version", state["version"]),
-        ("generation", state["generation"]),
-        ("workers", " ".join(f"{worker['pid']}{' (leaving)' * worker['retiring']}" for worker in state["workers"])),
+        ("state", status["state"]),
+        ("uptime", _span(status["uptime"])),
+        ("pid", status["pid"]),
+        ("version", status["version"]),
+        ("generation", status["generation"]),
+        ("workers", " ".join(f"{worker['pid']}{' (retiring)' * worker['retiring']}" for worker in status["workers"])),
         *(
-            (f"listener {listener['name']}", f"{listener['kind']} {' '.join(listener['bound'])}")
-            for listener in state["listeners"]
+            (f"listener {listener['name']}", f"{listener['transport']} {' '.join(listener['bound'])}")
+            for listener in status["listeners"]
         ),
-        ("connections", ", ".join(f"{count} {what}" for what, count in state["connections"].items())),
-        ("bytes", f"{state['io']['receive']} received, {state['io']['transmit']} sent back"),
-        ("datagrams", f"{state['datagrams']['answered']} answered, {state['datagrams']['bytes']} bytes each way"),
-        ("log", f"{state['log']['dropped']} lines dropped"),
-        ("last reload", _reload_ended(state["reload"])),
+        ("connections", ", ".join(f"{count} {what}" for what, count in status["connections"].items())),
+        ("bytes", f"{status['io']['receive']} received, {status['io']['transmit']} sent back"),
+        ("datagrams", f"{status['datagrams']['answered']} answered, {status['datagrams']['bytes']} bytes each way"),
+        ("log", f"{status['log']['dropped']} lines dropped"),
+        ("last reload", _last_reload(status["reload"])),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {printable(str(value), MOST_SHOWN)}" for name, value in rows)
+    names = [printable(name, MAX_SHOWN) for name, _ in rows]
+    width = max(map(len, names))
+    return "\n".join(
+        f"{name:<{width}}  {printable(str(value), MAX_SHOWN)}" for name, (_, value) in zip(names, rows, strict=True)
+    )
 
 
-def _reload_ended(report: dict[str, Any] | None) -> str:
-    from echod.process import state
-
-    ago = f", {_span(time.monotonic() - report['finished'] / 1e9)} ago" if report and report["finished"] else ""
-    errors = f": {'; '.join(report['error'])}" if report and report["error"] else ""
-    return f"{state.reload_outcome(report)}{ago}{errors}"
+def _last_reload(reload: dict[str, Any]) -> str:
+    ago = f", {_span(reload['age'])} ago" if reload["age"] is not None else ""
+    errors = f": {'; '.join(reload['errors'])}" if reload["errors"] else ""
+    return f"{reload['outcome'].replace('_', ' ')}{ago}{errors}"
 
 
 def _span(seconds: float) -> str:
@@ -178,17 +199,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("check", _check, "Check a configuration file.")
     add("reload", _reload, "Make the daemon read its configuration again.").add_argument(
-        "--wait", action="store_true", help="return once it serves, or fail with the reason why not"
+        "--wait", action="store_true", help="return once it serves, or fail with the reason"
     )
-    add("stop", _stop, "Make the daemon finish its connections and leave.").add_argument(
-        "--wait", action="store_true", help="return once it is gone"
-    )
+    stop = add("stop", _stop, "Make the daemon finish its connections and exit.")
+    stop.add_argument("--wait", action="store_true", help="return once it has exited")
+    stop.add_argument("--now", action="store_true", help="reset connections instead; kill a daemon that hangs")
+    add("reopen", _reopen, "Make the daemon open its log file again, after it was rotated.")
     add("status", _status, "Show what the daemon does.").add_argument(
         "--json", action="store_true", help="for programs"
     )
     add(
-        "show", _show, "Print what the configuration comes to, the defaults, their schema, or a systemd unit."
-    ).add_argument("what", choices=("config", "defaults", "schema", "unit"))
+        "show", _show, "Print the effective configuration, the defaults, a JSON Schema, or a systemd unit."
+    ).add_argument("what", choices=("config", "defaults", "schema", "status-schema", "unit"))
     return parser
 
 

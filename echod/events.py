@@ -205,6 +205,44 @@ class SignalReceived(Event):
     signal: str | None = key("echod.signal")
 
 
+class ControlReceived(Event):
+    """A command that changes the daemon has arrived at the control socket; the client's pid is 0 if it is hidden."""
+
+    name = "control.received"
+    command: str | None = key("echod.control.command")
+    now: bool | None = key("echod.stop.at_once")
+    pid: int | None = key("echod.control.client.pid")
+    uid: int | None = key("echod.control.client.uid")
+
+
+class ControlRejected(Event):
+    """A client of the control socket was turned away, or sent no valid request in time."""
+
+    name = "control.rejected"
+    level = Level.WARNING
+    reason: str | None = key("echod.control.reason")
+    pid: int | None = key("echod.control.client.pid")
+    uid: int | None = key("echod.control.client.uid")
+
+
+class RuntimeRestored(Event):
+    """Files of the runtime directory had been removed by another program, and were made again."""
+
+    name = "runtime.restored"
+    level = Level.WARNING
+    directory: str | None = key("echod.runtime_directory")
+    files: list[str] | None = key("echod.restored_files")
+
+
+class RuntimeLost(Event):
+    """The files of the runtime directory cannot be made again: commands do not reach this daemon, which goes on."""
+
+    name = "runtime.lost"
+    level = Level.ERROR
+    directory: str | None = key("echod.runtime_directory")
+    error: str | None = key("error.message")
+
+
 class PrivilegesDropped(Event):
     """Workers run as this user, since the daemon was started as root."""
 

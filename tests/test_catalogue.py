@@ -18,7 +18,7 @@ ROOT = Path(echod.__file__).parent
 SOURCES = [path for path in ROOT.rglob("*.py") if path != ROOT / "events.py"]
 
 each_event = pytest.mark.parametrize("event", catalogue(), ids=lambda event: event.name)
-IRREGULAR = {"sent", "ready", "stopping", "exceptional"}
+IRREGULAR = {"lost", "sent", "ready", "stopping", "exceptional"}
 """Words at the end of a name that do not end in "ed": an old participle, one that goes on, and two adjectives."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +16,29 @@ import echod
 from echod import cli
 from echod.config import reading
 from echod.errors import StartError
-from echod.process import control, daemonize, launch, lock, state
+from echod.process import control_client, daemonize, launch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-STATE: dict[str, Any] = {
+RELOAD = {"count": 0, "outcome": "none", "age": None, "duration": None, "errors": [], "exit_code": None}
+
+STATUS: dict[str, Any] = {
     "pid": 12,
     "version": "1.2.3",
     "state": "ready",
-    "started": 0,
+    "uptime": 7323.5,
     "generation": 4,
-    "listeners": [{"name": "echo", "kind": "tcp", "address": "localhost:7", "bound": ["127.0.0.1:7", "[::1]:7"]}],
+    "listeners": [{"name": "echo", "transport": "tcp", "address": "localhost:7", "bound": ["127.0.0.1:7", "[::1]:7"]}],
     "workers": [{"slot": 1, "pid": 13, "retiring": False}, {"slot": 2, "pid": 14, "retiring": True}],
-    "reload": None,
-    "connections": {"active": 3, "accepted": 5, "refused": 0},
+    "reload": RELOAD,
+    "connections": {"active": 3, "accepted": 5, "rejected": 0},
     "io": {"receive": 1234, "transmit": 1230},
     "datagrams": {"answered": 7, "bytes": 77},
     "log": {"dropped": 1},
 }
 
-COMMANDS = ("run", "check", "reload", "stop", "status", "show")
+COMMANDS = ("run", "check", "reload", "stop", "reopen", "status", "show")
 
 
 @pytest.fixture
@@ -125,37 +127,28 @@ def test_check_says_ok_or_every_fault(file: Path, capsys: pytest.CaptureFixture[
     )
 
 
-@pytest.mark.parametrize("command", ["reload", "stop", "status"])
+@pytest.mark.parametrize("command", ["reload", "stop", "reopen", "status"])
 def test_who_does_not_run_is_said(file: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a daemon the code is 3."""
     assert 3 == cli.main([command, "-c", str(file)])
-    assert f"echod: not running (no lock on {file.parent}/echod.pid)\n" == capsys.readouterr().err
+    assert f"echod: not running (no daemon at {file.parent}/control.sock)\n" == capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("reload", "outcome"),
+    ("reload", "shown"),
     [
-        (None, "none"),
-        ({"finished": None, "error": None}, "under way"),
-        ({"finished": 3_600 * 10**9, "ok": True, "error": None}, "ok, 1h2m3s ago"),
-        ({"finished": 7_323 * 10**9, "ok": False, "error": ["one", "two"]}, "refused, 0s ago: one; two"),
+        ({}, "none"),
+        ({"outcome": "in_progress"}, "in progress"),
+        ({"outcome": "ok", "age": 3723.9}, "ok, 1h2m3s ago"),
+        ({"outcome": "rejected", "age": 0.1, "errors": ["one", "two"]}, "rejected, 0s ago: one; two"),
     ],
 )
 def test_status_is_a_table(
-    file: Path,
-    reload: dict[str, Any] | None,
-    outcome: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    reload: dict[str, Any], shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The state file of whoever holds the lock is shown as aligned rows, times as people say them."""
-    monkeypatch.setattr(time, "monotonic", lambda: 7323.5)
-    monkeypatch.setattr(control, "__version__", STATE["version"])
-    held = lock.Lock(file.parent)
-    held.write_pid()
-    state.write(file.parent, STATE | {"reload": reload})
-    code = cli.main(["status", "-c", str(file)])
-    held.release()
+    """What the daemon answers is shown as aligned rows, times as people say them."""
+    monkeypatch.setattr(control_client, "status", lambda _path: STATUS | {"reload": RELOAD | reload})
+    code = cli.main(["status"])
     rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
 
     assert 0 == code
@@ -165,24 +158,59 @@ def test_status_is_a_table(
         "pid": "12",
         "version": "1.2.3",
         "generation": "4",
-        "workers": "13 14 (leaving)",
+        "workers": "13 14 (retiring)",
         "listener echo": "tcp 127.0.0.1:7 [::1]:7",
-        "connections": "3 active, 5 accepted, 0 refused",
+        "connections": "3 active, 5 accepted, 0 rejected",
         "bytes": "1234 received, 1230 sent back",
         "datagrams": "7 answered, 77 bytes each way",
         "log": "1 lines dropped",
-        "last reload": outcome,
+        "last reload": shown,
     } == {name: value.strip() for name, value in rows.items()}
 
 
-def test_status_is_json_for_programs(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"listeners": 7},
+        {"workers": [[]]},
+        {"workers": [{"pid": 1, "retiring": 1e308}]},
+        {"uptime": "long"},
+        {"uptime": 1e300},
+        {"connections": []},
+        {"reload": None},
+        {"reload": {"outcome": 1, "age": None, "errors": []}},
+        {"version": None, "io": {}},
+    ],
+    ids=str,
+)
+def test_status_of_other_version_is_one_line(
+    changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With --json it is the state itself."""
-    monkeypatch.setattr(control, "status", lambda _path: STATE)
+    """A document that this version cannot read is said to be one, and --json prints it all the same."""
+    monkeypatch.setattr(control_client, "status", lambda _path: STATUS | changed)
+    code = cli.main(["status"])
+    out, err = capsys.readouterr()
 
-    assert 0 == cli.main(["status", "--json", "-c", str(file)])
-    assert STATE == json.loads(capsys.readouterr().out)
+    assert (1, "") == (code, out)
+    assert re.fullmatch(r"echod: this is echod \S+ and cannot read the status of a daemon of version .*\n", err)
+    assert 0 == cli.main(["status", "--json"])
+
+
+def test_status_is_escaped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing in an answer acts on the terminal, whichever way it is shown."""
+    hostile = STATUS | {"state": "\x1b[2J", "listeners": [STATUS["listeners"][0] | {"name": "a\nb"}]}
+    monkeypatch.setattr(control_client, "status", lambda _path: hostile)
+    for arguments in (["status"], ["status", "--json"]):
+        assert 0 == cli.main(arguments)
+        assert "\x1b" not in capsys.readouterr().out
+
+
+def test_status_is_json_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json it is the document itself."""
+    monkeypatch.setattr(control_client, "status", lambda _path: STATUS)
+
+    assert 0 == cli.main(["status", "--json"])
+    assert STATUS == json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +221,9 @@ def test_status_is_json_for_programs(
         (["reload"], "reload", {"wait": False}),
         (["reload", "--wait"], "reload", {"wait": True}),
         (["stop", "--wait"], "stop", {"wait": True}),
+        (["stop", "--now"], "stop_now", {"wait": False}),
+        (["stop", "--now", "--wait"], "stop_now", {"wait": True}),
+        (["reopen"], "reopen", {}),
     ],
 )
 def test_options_reach_the_command(
@@ -202,7 +233,9 @@ def test_options_reach_the_command(
     calls: list[tuple[Path, dict[str, bool]]] = []
     monkeypatch.setattr(daemonize, "check_environment", lambda: None)
     monkeypatch.setattr(daemonize, "clean_environment", lambda: None)
-    monkeypatch.setattr(launch if name == "run" else control, name, lambda path, **given: calls.append((path, given)))
+    monkeypatch.setattr(
+        launch if name == "run" else control_client, name, lambda path, **given: calls.append((path, given))
+    )
     monkeypatch.chdir(tmp_path)
 
     assert 0 == cli.main([*arguments, "-c", "echod.toml"])
@@ -228,8 +261,9 @@ def test_show_prints_what_can_be_read_again(file: Path, capsys: pytest.CaptureFi
         again.write_text(capsys.readouterr().out)
         assert 0 == cli.main(["check", "-c", str(again)])
         capsys.readouterr()
-    assert 0 == cli.main(["show", "schema"])
-    assert "properties" in json.loads(capsys.readouterr().out)
+    for what in ("schema", "status-schema"):
+        assert 0 == cli.main(["show", what])
+        assert "properties" in json.loads(capsys.readouterr().out)
 
 
 def test_show_prints_the_unit_for_this_command(
@@ -261,7 +295,7 @@ def test_what_the_system_denies_is_one_line(
     error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An error that no command expects is still a line and an exit code; ^C says nothing."""
-    monkeypatch.setattr(control, "status", fail(error))
+    monkeypatch.setattr(control_client, "status", fail(error))
 
     assert code == cli.main(["status"])
     assert ("", said) == capsys.readouterr()
@@ -270,7 +304,7 @@ def test_what_the_system_denies_is_one_line(
 def test_a_reader_that_has_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """`echod show defaults | head -1` ends with 0."""
     forgotten: list[bool] = []
-    monkeypatch.setattr(control, "status", fail(BrokenPipeError()))
+    monkeypatch.setattr(control_client, "status", fail(BrokenPipeError()))
     monkeypatch.setattr(cli, "_forget_standard_output", lambda: forgotten.append(True))
 
     assert 0 == cli.main(["status"])
@@ -292,7 +326,7 @@ def test_what_a_terminal_could_act_on_is_escaped(
     text: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Control characters, lone surrogates and invisible marks appear as escapes, all else as it is."""
-    monkeypatch.setattr(control, "status", fail(StartError(text)))
+    monkeypatch.setattr(control_client, "status", fail(StartError(text)))
 
     assert 1 == cli.main(["status"])
     assert f"echod: {shown}\n" == capsys.readouterr().err

@@ -56,7 +56,7 @@ class Daemon(Table):
     )
     runtime_directory: OptionalPath = Field(
         default="",
-        description='Where the pid and state files live; "" takes $RUNTIME_DIRECTORY, else a default place.',
+        description='Directory of lock, control socket and pid file. "" = $RUNTIME_DIRECTORY, else a default place.',
         json_schema_extra=RESTART,
     )
     user: Text = Field(

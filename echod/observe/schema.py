@@ -35,6 +35,13 @@ MEANINGS = {
     "echod.connections.cut": "Connections that were reset because the daemon stopped.",
     "echod.connections.lost": "Connections that ended with their worker.",
     "echod.connections.refused": "Connections turned away since the start.",
+    "echod.control.client.pid": "The client's process id; 0 when it is in another pid namespace.",
+    "echod.control.client.uid": "The client's user id.",
+    "echod.control.command": "The command: reload, stop or reopen.",
+    "echod.control.reason": (
+        "Why a client of the control socket was turned away: evicted, incomplete, malformed, permission_denied, "
+        "timeout, too_long or too_many_connections."
+    ),
     "echod.datagrams.answered": "Datagrams answered since the start.",
     "echod.dropped.denied": "Datagrams from addresses that allow and deny keep out.",
     "echod.dropped.destination": "Datagrams to an address that nobody answers from, such as a broadcast.",
@@ -72,8 +79,9 @@ MEANINGS = {
     "echod.proxy.version": "The version of the PROXY protocol.",
     "echod.refuse.reason": "Why the connection was turned away.",
     "echod.reload.duration": "How long the reload took, in seconds.",
-    "echod.reload.outcome": "What became of the last reload: none, under way, ok or refused.",
-    "echod.runtime_directory": "Where the pid and state files are.",
+    "echod.reload.outcome": "What became of the last reload: none, in_progress, ok or rejected.",
+    "echod.restored_files": "The files that were made again.",
+    "echod.runtime_directory": "Directory of lock, control socket and pid file.",
     "echod.signal": "The signal's name.",
     "echod.start.duration": "How long the start took, in seconds.",
     "echod.state": "What the daemon does: starting, ready, reloading or stopping.",

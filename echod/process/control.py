@@ -1,100 +1,160 @@
-"""What `reload`, `stop` and `status` do to a daemon that runs: a signal, and a look at its state file.
+"""The control socket: how `status`, `reload`, `stop` and `reopen` reach the daemon.
 
-Rule: only the runtime directory of the configuration matters here, so that a broken file never prevents a stop. Whether
-a daemon runs is asked of the lock, never of a pid.
+    {"format": 1, "command": "reload", "wait": true}          one line from the client
+    {"format": 1, "ok": true, "pid": 4711, "version": …}      one line back; "errors" and "exit_code" if not ok
 
-Fails: NotRunningError; StartError when it may not be signalled, does not answer in time, or is gone; ConfigError when a
-file that was named cannot be read, or a reload was refused because of the configuration.
+A connection carries one request. The supervisor decides what it means and when it is answered; a client that hangs up
+cancels nothing. The connection of `stop` with "wait" stays open until the process has ended.
+
+Rules
+    The kernel decides who connects: the socket has mode 0600. SO_PEERCRED is the second look: root, or the user that
+    the supervisor runs as. Workers of a daemon started as root run as another user and have no access.
+    Nothing that a client does takes much: at most 16 connections, of which a new one replaces the oldest that has not
+    sent its request; a request has 4 KiB and 5 s, and the answer 5 s to be read.
+    Unknown keys are ignored, so that commands of another version work.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import time
 from contextlib import suppress
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from echod import __version__
-from echod.config import reading
-from echod.errors import ConfigError, NotRunningError, StartError
-from echod.process import lock, state
+from echod.events import ControlRejected
+from echod.net.poller import READABLE
+from echod.net.reactor import Handler
+from echod.process import control_connection
+from echod.process.control_connection import ControlConnection
+from echod.process.control_endpoint import peer_credentials
 
-RELOAD_PATIENCE = 60.0
-"""Seconds that `reload --wait` waits; a worker that hangs is replaced within 11."""
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
 
-_INTERVAL = 0.02
+    from echod.events import Event
+    from echod.net.reactor import Reactor
+    from echod.process.control_connection import Request
 
+MAX_CONNECTIONS = 16
 
-def reload(path: Path | None, *, wait: bool) -> None:
-    """Make the daemon reload; with `wait` return only once the new configuration serves."""
-    directory, pid = _find(path)
-    sent = time.monotonic_ns()
-    _signal(pid, signal.SIGHUP)
-    if not wait:
-        return
-    report = _await_report(directory, pid, sent)
-    if not report["ok"]:
-        kind = ConfigError if report["exit_code"] == ConfigError.exit_code else StartError
-        raise kind(*report["error"])
+ACCEPTS_PER_TURN = 32
+"""A flood of connections must not keep the supervisor from its workers."""
 
-
-def stop(path: Path | None, *, wait: bool) -> None:
-    """Make the daemon drain and leave; with `wait` return only once it is gone."""
-    directory, pid = _find(path)
-    _signal(pid, signal.SIGTERM)
-    # It lets go of the lock some milliseconds before the interpreter has ended.
-    while wait and (lock.holder(directory) == pid or _lives(pid)):
-        time.sleep(_INTERVAL)
+ACCEPT_BACKOFF = 0.1
+"""Seconds between attempts to accept while descriptors or memory are used up."""
 
 
-def status(path: Path | None) -> dict[str, Any]:
-    """Return the daemon's state, no older than `state.FRESH`, and how many seconds it has lived."""
-    directory, _ = _find(path)
-    found = state.read(directory)
-    if found.get("version") != __version__:
-        raise StartError(f"the daemon is echod {found.get('version', '?')} and this is {__version__}: restart it")
-    return found | {"uptime": round(time.monotonic() - found["started"] / 1e9, 3)}
+class ControlSocket(Handler):
+    """Accepts control connections."""
 
+    __slots__ = ("_connections", "_emit", "_on_request", "_reactor", "socket")
 
-def _find(path: Path | None) -> tuple[Path, int]:
-    if path:
-        return lock.find(reading.runtime_directory(path))
-    default = reading.default_file()
-    directory = None
-    with suppress(ConfigError):  # nobody has named it, so that it cannot be read prevents nothing
-        directory = reading.runtime_directory(default) if default else None
-    return lock.find(directory)
+    def __init__(
+        self,
+        listening: socket.socket,
+        reactor: Reactor,
+        on_request: Callable[[ControlConnection, Request], None],
+        emit: Callable[[Event], None],
+    ) -> None:
+        """Serve `listening`, and close it at the end; `on_request` answers each request, at once or later."""
+        super().__init__(listening.fileno())
+        self.socket = listening
+        self._reactor = reactor
+        self._on_request = on_request
+        self._emit = emit
+        self._connections: list[ControlConnection] = []
 
+    def on_readable(self, now: float) -> None:
+        """Accept the clients that wait."""
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                connection, _ = self.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                self.interest = 0
+                self.deadline = now + ACCEPT_BACKOFF
+                return
+            self._admit(connection, now)
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        raise NotRunningError("not running any more") from None
-    except PermissionError:
-        raise StartError(f"pid {pid}: it belongs to another user; try as that user or as root") from None
+    def on_exceptional(self, now: float) -> None:
+        """Accept: that tells what is wrong."""
+        self.on_readable(now)
 
+    def on_deadline(self, now: float) -> None:
+        """Accept again."""
+        self.interest = READABLE
+        self.deadline = inf
 
-def _lives(pid: int) -> bool:
-    """Tell whether a process has not ended; whether its parent has waited for it does not matter (proc_pid_stat(5))."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    def close(self) -> None:
+        """Close the listening socket."""
+        self.socket.close()
+
+    def move_to(self, listening: socket.socket) -> ControlSocket:
+        """Return a handler for `listening`, with the connections of this one, which ends."""
+        moved = ControlSocket(listening, self._reactor, self._on_request, self._emit)
+        moved._connections = self._connections  # of the same class
+        self.retire()
+        self._reactor.touch(self)
+        self._reactor.adopt(moved)
+        return moved
+
+    def end(self) -> None:
+        """Leave the connections to the kernel, which closes them when the process has ended: `stop` waits for that."""
+        self.close()
+        for connection in self._live():
+            connection.detach()
+
+    def _admit(self, connection: socket.socket, now: float) -> None:
+        pid, uid = peer_credentials(connection)
+        if not _may_command(uid):
+            self._reject(connection, "permission_denied", pid, uid)
+            return
+        if len(self._live()) >= MAX_CONNECTIONS and not self._evict():
+            self._reject(connection, "too_many_connections", pid, uid)
+            return
+        deadline = now + control_connection.REQUEST_TIMEOUT
+        accepted = ControlConnection(connection, self._reactor, self._on_request, self._emit, deadline)
+        self._connections.append(accepted)
+        self._reactor.adopt(accepted)
+
+    def _reject(self, connection: socket.socket, reason: str, pid: int, uid: int) -> None:
+        connection.close()
+        self._emit(ControlRejected(reason=reason, pid=pid, uid=uid))
+
+    def _live(self) -> list[ControlConnection]:
+        self._connections[:] = [connection for connection in self._connections if not connection.done]
+        return self._connections
+
+    def _evict(self) -> bool:
+        """Close the oldest connection without a request, or one whose client has gone; False when there is none."""
+        for connection in self._connections:
+            if not connection.requested or connection.peer_is_gone():
+                connection.drop("evicted")
+                return True
         return False
-    return text.rpartition(b")")[2].split()[0] not in {b"Z", b"X"}
 
 
-def _await_report(directory: Path, pid: int, sent: int) -> dict[str, Any]:
-    deadline = time.monotonic() + RELOAD_PATIENCE
-    while time.monotonic() < deadline:
-        if lock.holder(directory) != pid:
-            raise StartError("the daemon has stopped during the reload")
-        report: dict[str, Any] | None = None
-        with suppress(StartError):  # a daemon that leaves removes its state before it lets go of the lock
-            report = state.read(directory)["reload"]
-        if report and report["started"] > sent and report["finished"]:
-            return report
-        time.sleep(_INTERVAL)
-    raise StartError(f"no answer to the reload within {RELOAD_PATIENCE:.0f} s; the log may say why")
+def _may_command(uid: int) -> bool:
+    """Tell whether a client of this user may give commands.
+
+    In a user namespace the overflow uid stands for every user that is not mapped (user_namespaces(7)).
+    """
+    if uid not in {0, os.geteuid()}:
+        return False
+    return not (uid == _overflow_uid() and _in_user_namespace())
+
+
+def _overflow_uid() -> int:
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return 65534
+
+
+def _in_user_namespace() -> bool:
+    with suppress(OSError):
+        return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+    return True

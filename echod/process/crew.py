@@ -15,7 +15,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from echod.core.backoff import FIRST, Backoff
 from echod.events import WorkerDied, WorkerExited, WorkerRefused, WorkerStarted, WorkerThrottled
@@ -25,6 +25,7 @@ from echod.observe.scoreboard import Column
 from echod.process import channel as messages
 from echod.process import signals
 from echod.process.hand import Hand
+from echod.process.status import WorkerStatus
 
 if TYPE_CHECKING:
     import socket
@@ -85,8 +86,6 @@ class Crew:
         """Make an empty crew; `live` is called in each forked process and never returns."""
         self._reactor = reactor
         self._board = board
-        self.changed = False
-        """Whether workers have come or gone since somebody last set this to False."""
         self._emit = emit
         self._live = live
         self._slots: list[Slot] = []
@@ -142,11 +141,17 @@ class Crew:
     # -- what the supervisor wants to know ----------------------------------------------------------------------------
 
     @property
-    def members(self) -> list[dict[str, Any]]:
-        """Return slot and pid of everyone, and whether they are about to leave, for the state file."""
+    def workers(self) -> list[WorkerStatus]:
+        """Return every worker, for `echod status`."""
         return [
-            {"slot": hand.row.number, "pid": hand.pid, "retiring": hand.asked_to_leave} for hand in self._hands.values()
+            WorkerStatus(slot=hand.row.number, pid=hand.pid, retiring=hand.asked_to_leave)
+            for hand in self._hands.values()
         ]
+
+    @property
+    def log_reopened(self) -> bool:
+        """Whether every worker writes to the log file that was opened last."""
+        return True
 
     @property
     def empty(self) -> bool:
@@ -213,7 +218,6 @@ class Crew:
             slot.failed = True
             self._wait(slot, 0.0, now)
             return
-        self.changed = True
         self._emit(WorkerStarted(slot=row.number, pid=slot.hand.pid))
         self._instruct(slot.hand)
 
@@ -241,7 +245,6 @@ class Crew:
             signals.let_go()
 
     def _bury(self, hand: Hand, status: int, now: float) -> None:
-        self.changed = True
         hand.retire()
         self._reactor.touch(hand)
         lost = self._board.settle(hand.row.number)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from echod.config import plan
 from echod.errors import StartError
@@ -20,6 +20,7 @@ from echod.events import FaultsEnabled, ListenerClosed, ListenerOpened, Listener
 from echod.net import sockets
 from echod.net.caller import Origin
 from echod.process.channel import MOST_DESCRIPTORS
+from echod.process.status import ListenerStatus
 
 if TYPE_CHECKING:
     import socket
@@ -94,16 +95,16 @@ class Doors:
         """Return every descriptor."""
         return [sock.fileno() for opened in self._sockets.values() for sock in opened]
 
-    def state(self, listeners: Iterable[Listener]) -> list[dict[str, Any]]:
-        """Return what the state file says of `listeners`."""
+    def status(self, listeners: Iterable[Listener]) -> list[ListenerStatus]:
+        """Return what `echod status` shows of `listeners`."""
         return [
-            {
-                "name": listener.name,
-                "kind": listener.kind,
-                "address": listener.address,
-                "inherited": listener.name in self._inherited,
-                "bound": [sockets.text(sock.getsockname()) for _, sock in self.of([listener])],
-            }
+            ListenerStatus(
+                name=listener.name,
+                transport=listener.kind,
+                address=listener.address,
+                inherited=listener.name in self._inherited,
+                bound=[sockets.text(sock.getsockname()) for _, sock in self.of([listener])],
+            )
             for listener in listeners
         ]
 

@@ -16,7 +16,7 @@ from echod.errors import EchodError, StartError
 from echod.events import ServiceFailed
 from echod.observe.log import Log
 from echod.observe.scoreboard import Scoreboard
-from echod.process import daemonize, lock, privileges, settings, signals, state, systemd
+from echod.process import daemonize, privileges, runtime_directory, settings, signals, systemd
 from echod.process.doors import Doors
 from echod.process.reports import Estate
 from echod.process.supervisor import Supervisor
@@ -52,9 +52,8 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
         now = settings.gather(path, foreground=foreground, inherited=frozenset(passed))
         daemon = now.config.daemon
         who = privileges.identity(daemon.user, daemon.group)
-        directory = lock.prepare(daemon.runtime_directory)
-        held = lock.Lock(directory)
-        undo.callback(_leave, held, directory)  # after the doors: whoever takes the lock finds the addresses free
+        directory = runtime_directory.acquire(daemon.runtime_directory)
+        undo.callback(directory.release)  # after the doors: the next daemon finds the addresses free
         doors = Doors(passed)
         undo.callback(doors.close_all)
         doors.open(now.config.doors)
@@ -64,21 +63,15 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
         estate = Estate(now, directory, doors, log, board, who, manager, nohup)
         starter = daemonize.Starter(-1)
         if not foreground:
-            starter = daemonize.detach([held.fd, board.lock, log.sink.fd, *doors.filenos()])
-        _live(estate, held, starter)
+            starter = daemonize.detach([*directory.filenos(), board.lock, log.sink.fd, *doors.filenos()])
+        _live(estate, starter)
 
 
-def _leave(held: lock.Lock, directory: Path) -> None:
-    if held.valid:
-        state.remove(directory)
-    held.release()
-
-
-def _live(estate: Estate, held: lock.Lock, starter: daemonize.Starter) -> None:
+def _live(estate: Estate, starter: daemonize.Starter) -> None:
     log = estate.log
     signals.hold()  # whoever knows the pid may send one, and until the supervisor lets go it would kill
     try:
-        held.write_pid()
+        estate.directory.publish()
         Supervisor(estate, starter.ready).run()
     except EchodError as error:
         starter.failed(error)

@@ -12,7 +12,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from echod.config.plan import Plan, plan
 from echod.process import channel, settings
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """How a reload went, for `echod reload --wait`. Times are CLOCK_MONOTONIC in nanoseconds."""
+    """How a reload went. Times are CLOCK_MONOTONIC in nanoseconds."""
 
     started: int = field(default_factory=time.monotonic_ns)
     finished: int | None = None
@@ -70,8 +70,3 @@ def prepare(current: Settings, doors: Doors) -> Prepared:
         prepared = Prepared(new, changes, memfd, settings.open_log(new) if moved else None)
         undo.pop_all()
     return prepared
-
-
-def state(report: Report | None) -> dict[str, Any] | None:
-    """Return what the state file says of the last reload."""
-    return None if report is None else vars(report)

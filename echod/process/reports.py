@@ -1,4 +1,4 @@
-"""What the supervisor tells about the daemon: its first words, snapshot and state file, and its row of the scoreboard.
+"""What the supervisor tells about the daemon: its first words, its snapshot, and its row of the scoreboard.
 
 Rule: pure of effects, but for that row. It reads what it is given and returns what is to be said; the supervisor says
 it.
@@ -11,28 +11,28 @@ import platform
 import time
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import echod
 from echod import events
 from echod.observe.scoreboard import Column
-from echod.process import reload
-from echod.process.state import reload_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from echod.observe.log import Log
     from echod.observe.scoreboard import Scoreboard
+    from echod.process import reload
     from echod.process.doors import Doors
     from echod.process.privileges import Identity
+    from echod.process.runtime_directory import RuntimeDirectory
     from echod.process.settings import Settings
+    from echod.process.status import Status
     from echod.process.systemd import Manager
 
 
 class Phase(Enum):
-    """What the supervisor is doing, in the words of the state file."""
+    """What the supervisor is doing, in the words of `echod status`."""
 
     STARTING = "starting"
     READY = "ready"
@@ -45,7 +45,7 @@ class Estate:
     """What was prepared before the daemon could be born, and is the supervisor's from then on."""
 
     settings: Settings
-    directory: Path
+    directory: RuntimeDirectory
     doors: Doors
     log: Log
     board: Scoreboard
@@ -66,7 +66,7 @@ def started(estate: Estate) -> Iterator[events.Event]:
         python=platform.python_version(),
         workers=now.config.daemon.worker_count,
         poller=now.poller,
-        directory=str(estate.directory),
+        directory=str(estate.directory.path),
     )
     yield config(estate, generation=1)
     yield from now.adjustments
@@ -78,31 +78,6 @@ def config(estate: Estate, generation: int) -> events.ConfigLoaded:
     """Say which configuration is in force."""
     path = estate.settings.path
     return events.ConfigLoaded(path=str(path) if path else None, generation=generation)
-
-
-def state(
-    estate: Estate, phase: Phase, generation: int, members: list[dict[str, Any]], report: reload.Report | None
-) -> dict[str, Any]:
-    """Return the document of the state file."""
-    board = estate.board
-    return {
-        "pid": os.getpid(),
-        "version": echod.__version__,
-        "state": phase.value,
-        "started": round(estate.born * 1e9),
-        "generation": generation,
-        "listeners": estate.doors.state(estate.settings.config.doors),
-        "workers": members,
-        "reload": reload.state(report),
-        "connections": {
-            "active": board.total(Column.ACTIVE),
-            "accepted": board.total(Column.ACCEPTED),
-            "refused": board.total(Column.REFUSED),
-        },
-        "io": {"receive": board.total(Column.RECEIVED), "transmit": board.total(Column.ECHOED)},
-        "datagrams": {"answered": board.total(Column.DATAGRAMS), "bytes": board.total(Column.DATAGRAM_BYTES)},
-        "log": {"dropped": board.total(Column.LOG_DROPPED)},
-    }
 
 
 def post(estate: Estate, phase: Phase, report: reload.Report | None) -> None:
@@ -125,21 +100,21 @@ def summary(estate: Estate, generation: int, report: reload.Report | None) -> st
     return f"{serving}; the last reload was refused: {report.error[0]}" if report and report.error else serving
 
 
-def status(document: dict[str, Any], uptime: float) -> events.StatusReported:
-    """Say what the state file says, in one line."""
+def status(now: Status) -> events.StatusReported:
+    """Return what `echod status` would print, as a log record."""
     return events.StatusReported(
-        state=document["state"],
-        generation=document["generation"],
-        uptime=uptime,
-        listeners=[f"{listener['name']} {' '.join(listener['bound'])}" for listener in document["listeners"]],
-        workers=[member["pid"] for member in document["workers"]],
-        active=document["connections"]["active"],
-        accepted=document["connections"]["accepted"],
-        refused=document["connections"]["refused"],
-        received=document["io"]["receive"],
-        echoed=document["io"]["transmit"],
-        datagrams=document["datagrams"]["answered"],
-        reload=reload_outcome(document["reload"]),
-        errors=(document["reload"] or {}).get("error"),
-        log_dropped=document["log"]["dropped"],
+        state=now.state,
+        generation=now.generation,
+        uptime=now.uptime,
+        listeners=[f"{listener.name} {' '.join(listener.bound)}" for listener in now.listeners],
+        workers=[worker.pid for worker in now.workers],
+        active=now.connections.active,
+        accepted=now.connections.accepted,
+        refused=now.connections.rejected,
+        received=now.io.receive,
+        echoed=now.io.transmit,
+        datagrams=now.datagrams.answered,
+        reload=now.reload.outcome,
+        errors=now.reload.errors or None,
+        log_dropped=now.log.dropped,
     )

@@ -45,7 +45,7 @@ class Signals(Handler):
         self._there.setblocking(False)
         super().__init__(self._here.fileno())
         self._act = act
-        self._flags: dict[int, int] = dict.fromkeys(ACTED_ON, 0)
+        self._flags: dict[int, bool] = dict.fromkeys(ACTED_ON, False)
         signal.set_wakeup_fd(self._there.fileno(), warn_on_full_buffer=False)
         for number in ACTED_ON:
             signal.signal(number, self._raise_flag)
@@ -56,8 +56,8 @@ class Signals(Handler):
             while self._here.recv(4096):
                 pass
         for number in ACTED_ON:
-            count, self._flags[number] = self._flags[number], 0
-            for _ in range(min(count, 2)):  # two TERM are more than one, a third adds nothing
+            is_up, self._flags[number] = self._flags[number], False
+            if is_up:
                 self._act(number, now)
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class Signals(Handler):
         self._there.close()
 
     def _raise_flag(self, number: int, _frame: FrameType | None) -> None:
-        self._flags[number] += 1
+        self._flags[number] = True
 
 
 def reset() -> Sequence[int]:

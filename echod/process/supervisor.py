@@ -1,10 +1,13 @@
 """The supervisor: owns configuration, sockets, workers and the daemon's state; speaks to no peer.
 
-    STARTING ──► READY ◄──► RELOADING          HUP: in place, or not at all
-        └──────────┴───────────┴──► STOPPING   TERM: drain; once more, or QUIT: at once
+    STARTING ──► READY ◄──► RELOADING          HUP, `echod reload`: in place, or not at all
+        └──────────┴───────────┴──► STOPPING   TERM, INT, `echod stop`: drain; QUIT, `echod stop --now`: at once
 
 Rules
     What a signal asks for is done in the loop, never in the handler.
+    A drain has begun once: another TERM changes nothing, since a preStop hook and the kubelet both ask for it. Only a
+    second INT, from a person at a terminal, ends it.
+    What asks for a reload during a reload is answered by the next one, which begins after it.
     Once a reload has bound everything nothing refuses any more: a worker that does not answer is replaced, and its
     successor's answer counts. What is no longer listed is closed after all have answered.
     Towards whoever started us, "ready" means that the next connect works.
@@ -19,16 +22,18 @@ import os
 import signal
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from echod import events
 from echod.errors import EchodError, StartError
 from echod.net.poller import POLLERS
 from echod.net.reactor import Reactor, Timer
 from echod.observe.scoreboard import CLOSED, Column
-from echod.process import certificates, reload, reports, settings, signals, state, worker
+from echod.process import certificates, reload, reports, settings, signals, status, worker
 from echod.process import channel as messages
+from echod.process.control import ControlSocket
 from echod.process.crew import Assignment, Crew
+from echod.process.housekeeping import Housekeeping
 from echod.process.reports import Estate, Phase
 from echod.process.signals import Signals
 
@@ -37,16 +42,24 @@ if TYPE_CHECKING:
 
     from echod.observe.scoreboard import Row
     from echod.process.channel import Channel
+    from echod.process.control_connection import ControlConnection, Request
+    from echod.process.status import Status
 
 GRACE = 2.0
 """Seconds beyond `drain_timeout` after which workers are killed; they reset what is left by themselves."""
 
 AT_ONCE = 0.8
-"""The same once a second signal has ended the drain."""
+"""The same once an immediate end was asked for."""
+
+SECOND_INTERRUPT_DELAY = 0.5
+"""Seconds after an INT from which on another one ends the drain: a terminal and a wrapper both send the first."""
 
 EXTENSION = 15.0
 """Seconds of patience that a stopping daemon asks of the service manager, three times before they are over."""
 
+
+STOPPING = StartError("the daemon is stopping")
+"""The answer to a reload that comes too late."""
 
 LOST = CLOSED[events.CloseReason.WORKER_LOST]
 """Where the connections of dead workers are counted."""
@@ -61,13 +74,17 @@ class Supervisor:
         self._ready = ready
         self._emit = estate.log.emit
         self._born = estate.born
-        self._written: dict[str, Any] = {}
-        self._outdated = inf
         self._phase = Phase.STARTING
         self._generation = 1
         self._reload_wanted = False
         self._reload: reload.Prepared | None = None
         self._report: reload.Report | None = None
+        self._reload_count = 0
+        self._awaiting_next_reload: list[ControlConnection] = []
+        self._awaiting_reload: list[ControlConnection] = []
+        self._awaiting_reopen: list[ControlConnection] = []
+        self._interrupted_at = inf
+        self._stopping_at_once = False
         self._stopping_since = 0.0
         self._lost_before = 0
         self._on_terminal = estate.settings.foreground and not estate.nohup and _terminal_opens()
@@ -77,26 +94,32 @@ class Supervisor:
         self._drain_delay = Timer(self._drain)
         self._patience = Timer(lambda _now: self._crew.kill())
         self._pulse = Timer(self._beat)
+        self._control = ControlSocket(estate.directory.socket, self._reactor, self._on_request, self._emit)
+        self._housekeeping = Housekeeping(self._reactor, estate, self._control, self._emit)
 
     def run(self) -> None:
         """Live until every worker is gone."""
         log, manager = self._estate.log, self._estate.manager
-        for handler in (Signals(self._act), self._drain_delay, self._patience, self._pulse):
+        timers = (self._drain_delay, self._patience, self._pulse, self._housekeeping)
+        for handler in (Signals(self._act), self._control, *timers):
             self._reactor.add(handler)
         signals.let_go()
         self._say_started()
-        self._write_state()
         gc.collect()
         gc.freeze()  # what is loaded by now is shared with the workers; a collection would write to its pages
         now = self._estate.settings
         self._assign(messages.to_memfd(now.config, now.certificates), self._born)
         self._beat(self._born)
-        while not self._done:
-            log.tick()
-            log.flush()
-            manager.flush()
-            self._reactor.turn(worker.LOG_INTERVAL if log.waiting else inf)
-            self._progress(self._reactor.now)
+        self._housekeeping.start(self._born)
+        try:
+            while not self._done:
+                log.tick()
+                log.flush()
+                manager.flush()
+                self._reactor.turn(worker.LOG_INTERVAL if log.waiting else inf)
+                self._progress(self._reactor.now)
+        finally:
+            self._housekeeping.end()
 
     # -- signals ------------------------------------------------------------------------------------------------------
 
@@ -111,14 +134,55 @@ class Supervisor:
             case signal.SIGHUP:
                 self._reload_wanted = True
             case signal.SIGUSR1:
-                self._reopen_log()
+                with suppress(StartError):  # it has been logged, and the old file goes on
+                    self._reopen_log()
             case signal.SIGUSR2:
-                self._say_status(now)
-                self._write_state()
-            case _ if number is signal.SIGQUIT or self._phase is Phase.STOPPING:
+                self._emit(reports.status(self._status()))
+            case signal.SIGQUIT:
+                self._stop_at_once(number, now)
+            case signal.SIGINT if now - self._interrupted_at >= SECOND_INTERRUPT_DELAY:
                 self._stop_at_once(number, now)
             case _:
+                if number is signal.SIGINT:
+                    self._interrupted_at = min(self._interrupted_at, now)
                 self._stop(number, now)
+
+    # -- requests of the control socket -------------------------------------------------------------------------------
+
+    def _on_request(self, client: ControlConnection, request: Request) -> None:
+        now = self._reactor.now
+        match request.command:
+            case "status":
+                client.answer(now, status=self._status().model_dump())
+            case "reload":
+                self._on_reload_request(client, request, now)
+            case "reopen":
+                self._on_reopen_request(client, now)
+            case "stop":
+                if request.wait:
+                    client.keep_open()
+                client.answer(now)
+                (self._stop_at_once if request.now else self._stop)(None, now)
+
+    def _on_reload_request(self, client: ControlConnection, request: Request, now: float) -> None:
+        if self._phase is Phase.STOPPING:
+            client.refuse(STOPPING, now)
+            return
+        self._reload_wanted = True
+        if request.wait:
+            self._awaiting_next_reload.append(client)
+        else:
+            client.answer(now)
+
+    def _on_reopen_request(self, client: ControlConnection, now: float) -> None:
+        try:
+            self._reopen_log()
+        except StartError as error:
+            client.refuse(error, now)
+        else:
+            self._awaiting_reopen.append(client)
+
+    # -- log ----------------------------------------------------------------------------------------------------------
 
     def _reopen_log(self) -> None:
         path = self._estate.settings.config.log.file
@@ -128,7 +192,7 @@ class Supervisor:
             self._move_log(settings.open_log(self._estate.settings))
         except StartError as error:
             self._emit(events.LogFailed(path=path, error=str(error)))
-            return
+            raise
         self._emit(events.LogReopened(path=path))
 
     def _move_log(self, descriptor: int) -> None:
@@ -139,20 +203,19 @@ class Supervisor:
     # -- what follows from the workers' answers -----------------------------------------------------------------------
 
     def _progress(self, now: float) -> None:
-        if self._crew.changed or (now >= self._outdated and self._state() != self._written):
-            self._crew.changed = False
-            self._write_state()
         match self._phase:
             case Phase.STARTING if self._crew.hopeless:
                 raise StartError("no worker could start; the log says why")
             case Phase.STARTING if self._crew.serves(self._generation):
                 self._say_ready(now)
             case Phase.RELOADING if self._crew.serves(self._generation):
-                self._complete_reload()
+                self._complete_reload(now)
             case Phase.STOPPING if self._crew.empty:
                 self._finish(now)
             case Phase.STOPPING if self._crew.released:
                 self._close_doors()
+        if self._awaiting_reopen and self._crew.log_reopened:
+            self._answer_all(self._awaiting_reopen, None, now)
         if self._reload_wanted and self._phase is Phase.READY:
             self._reload_wanted = False  # this first: a signal that comes while the file is read counts anew
             self._begin_reload(now)
@@ -160,8 +223,7 @@ class Supervisor:
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
         reports.post(self._estate, phase, self._report)
-        self._tell_manager()  # this first: who waits for the state finds the unit in that state too
-        self._write_state()
+        self._tell_manager()
 
     def _assign(self, memfd: int, now: float) -> None:
         config = self._estate.settings.config
@@ -175,13 +237,14 @@ class Supervisor:
 
     def _begin_reload(self, now: float) -> None:
         self._report = reload.Report()
+        self._reload_count += 1
+        self._awaiting_reload, self._awaiting_next_reload = self._awaiting_next_reload, []
         self._enter(Phase.RELOADING)
         try:
             self._reload = reload.prepare(self._estate.settings, self._estate.doors)
         except EchodError as error:
             self._emit(events.ReloadRefused(generation=self._generation, errors=list(error.lines)))
-            self._report.end(error.exit_code, list(error.lines))
-            self._enter(Phase.READY)
+            self._end_reload(error, now)
             return
         new = self._estate.settings = self._reload.settings
         self._generation += 1
@@ -196,14 +259,13 @@ class Supervisor:
         self._estate.doors.say_faults(self._reload.plan.keep, self._emit)
         self._assign(self._reload.memfd, now)
 
-    def _complete_reload(self) -> None:
+    def _complete_reload(self, now: float) -> None:
         assert self._reload is not None  # noqa: S101  # the phase says so
         assert self._report is not None  # noqa: S101
         changes = self._reload.plan
         self._reload = None
         self._estate.doors.say_closed(changes.release, self._emit)
         self._estate.doors.close(changes.release)
-        self._report.end(0)
         self._emit(reports.config(self._estate, self._generation))
         self._emit(
             events.ReloadCompleted(
@@ -214,11 +276,28 @@ class Supervisor:
                 workers=self._estate.settings.config.daemon.worker_count,
             )
         )
-        self._enter(Phase.READY)
+        self._end_reload(None, now)
+
+    def _end_reload(self, error: EchodError | None, now: float) -> None:
+        assert self._report is not None  # noqa: S101  # the phase says so
+        self._report.end(error.exit_code if error else 0, list(error.lines) if error else None)
+        self._enter(Phase.READY)  # this first: the client of a reload finds the unit ready
+        self._answer_all(self._awaiting_reload, error, now)
+
+    def _answer_all(self, clients: list[ControlConnection], error: EchodError | None, now: float) -> None:
+        for client in clients:
+            if error:
+                client.refuse(error, now)
+            else:
+                client.answer(now)
+        clients.clear()
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
-    def _stop(self, number: signal.Signals, now: float) -> None:
+    def _stop(self, number: signal.Signals | None, now: float) -> None:
+        """Drain; `number` is None where a command has asked for it. Nothing changes where a stop has begun."""
+        if self._phase is Phase.STOPPING:
+            return
         self._say_stopping(number, at_once=False)
         self._begin_stopping(now)
         self._reactor.schedule(self._drain_delay, now + self._estate.settings.config.daemon.drain_delay)
@@ -228,7 +307,10 @@ class Supervisor:
         self._crew.drain(timeout)
         self._reactor.schedule(self._patience, now + timeout + GRACE if timeout else inf)
 
-    def _stop_at_once(self, number: signal.Signals, now: float) -> None:
+    def _stop_at_once(self, number: signal.Signals | None, now: float) -> None:
+        if self._stopping_at_once:
+            return
+        self._stopping_at_once = True
         self._say_stopping(number, at_once=True)
         self._begin_stopping(now)
         self._reactor.schedule(self._drain_delay, inf)
@@ -241,8 +323,10 @@ class Supervisor:
         self._stopping_since = now
         self._lost_before = self._estate.board.total(LOST)
         if self._report and self._report.finished is None:
-            self._report.end(StartError.exit_code, ["the daemon is stopping"])
+            self._report.end(STOPPING.exit_code, list(STOPPING.lines))
         self._enter(Phase.STOPPING)
+        for clients in (self._awaiting_reload, self._awaiting_next_reload):
+            self._answer_all(clients, STOPPING, now)
         self._beat(now)
 
     def _close_doors(self) -> None:
@@ -294,21 +378,13 @@ class Supervisor:
             interval = min(interval, EXTENSION / 3)
         self._reactor.schedule(self._pulse, now + interval)
 
-    def _say_stopping(self, number: signal.Signals, *, at_once: bool) -> None:
+    def _say_stopping(self, number: signal.Signals | None, *, at_once: bool) -> None:
         active = self._estate.board.total(Column.ACTIVE)
-        self._emit(events.ServiceStopping(signal=number.name, active=active, at_once=at_once))
+        self._emit(events.ServiceStopping(signal=number.name if number else None, active=active, at_once=at_once))
 
-    def _say_status(self, now: float) -> None:
-        self._emit(reports.status(self._state(), uptime=round(now - self._born, 3)))
-
-    def _state(self) -> dict[str, Any]:
-        return reports.state(self._estate, self._phase, self._generation, self._crew.members, self._report)
-
-    def _write_state(self) -> None:
-        self._written = self._state()
-        self._outdated = self._reactor.now + state.FRESH
-        with suppress(OSError):  # a full disk must not stop the echo; the next change writes it anew
-            state.write(self._estate.directory, self._written)
+    def _status(self) -> Status:
+        last_reload = status.of_reload(self._report, self._reload_count)
+        return status.collect(self._estate, self._phase, self._generation, self._crew.workers, last_reload)
 
 
 def _terminal_opens() -> bool:

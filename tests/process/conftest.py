@@ -11,6 +11,7 @@ import pytest
 from echod.net.poller import POLLERS
 from echod.net.reactor import Reactor
 from echod.process import settings
+from tests.process.control_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,3 +84,11 @@ def config_file(tmp_path: Path) -> Path:
 def gathered(config_file: Path) -> Settings:
     """Gather the settings of that file."""
     return settings.gather(config_file, foreground=True)
+
+
+@pytest.fixture
+def server(tmp_path: Path, reactor: Reactor, recorder: Recorder) -> Iterator[Server]:
+    """Serve a control socket."""
+    made = Server(tmp_path / "control.sock", reactor, recorder)
+    yield made
+    made.control.close()

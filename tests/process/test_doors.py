@@ -14,6 +14,7 @@ from echod.errors import ConfigError, StartError
 from echod.net import sockets
 from echod.process import doors as module
 from echod.process.doors import Doors
+from echod.process.status import ListenerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def count_descriptors() -> int:
 
 
 def test_what_is_opened_listens(doors: Doors) -> None:
-    """Each listener has its sockets, named after it; the state tells the addresses really bound."""
+    """Each listener has its sockets, named after it; the status tells the addresses really bound."""
     doors.open([ONE, TWO])
     (name, sock), (other, _) = doors.of([ONE, TWO])
 
@@ -47,8 +48,8 @@ def test_what_is_opened_listens(doors: Doors) -> None:
         pass
     assert [sock.fileno() for _, sock in doors.of([ONE, TWO])] == doors.filenos()
     bound = [sockets.text(sock.getsockname())]
-    expected = {"name": "one", "kind": "tcp", "address": "127.0.0.1:0", "inherited": False, "bound": bound}
-    assert [expected] == doors.state([ONE])
+    expected = ListenerStatus(name="one", transport="tcp", address="127.0.0.1:0", inherited=False, bound=bound)
+    assert [expected] == doors.status([ONE])
 
 
 def test_one_failure_undoes_all_that_was_opened(doors: Doors) -> None:
@@ -143,7 +144,7 @@ def test_an_inherited_socket_wins_over_the_address(passed: socket.socket) -> Non
     assert [("127.0.0.1:0", passed.getsockname()[1]), (None, other.getsockname()[1])] == [
         (vars(event)["configured"], vars(event)["port"]) for event in said
     ]
-    assert [True, False] == [entry["inherited"] for entry in doors.state([ONE, TWO])]
+    assert [True, False] == [entry.inherited for entry in doors.status([ONE, TWO])]
     doors.close_all()
     assert (-1, -1) == (passed.fileno(), other.fileno())
 

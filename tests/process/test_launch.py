@@ -26,7 +26,8 @@ class FakeSupervisor:
 
     def run(self) -> None:
         """Note what the pid file says, give back what a supervisor would, and end."""
-        type(self).pid_file = (self.estate.directory / "echod.pid").read_text()
+        type(self).pid_file = (self.estate.directory.path / "echod.pid").read_text()
+        self.estate.directory.socket.close()
         self.estate.doors.close(self.estate.settings.config.listener)
         os.close(self.estate.board.lock)
         if self.outcome:
@@ -96,7 +97,7 @@ def test_the_starter_is_told_of_a_failure(
         told = pipe.read()
 
     assert '[1,["no worker could start"]]' == told
-    assert 4 == len(set(kept)), "lock, admission, log and one door"
+    assert 5 == len(set(kept)), "directory, lock, admission, log and one listening socket"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from echod.errors import EchodError
-from echod.process import launch, worker
+from echod.errors import EchodError, NotRunningError
+from echod.process import control_client, launch, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,12 +41,11 @@ class Forked:
                 os._exit(code)
 
     def state(self) -> dict[str, Any]:
-        """Return the state file; empty when there is none."""
+        """Return the status; empty when there is no daemon."""
         try:
-            found: dict[str, Any] = json.loads((self.config.parent / "run" / "state.json").read_bytes())
-        except FileNotFoundError:
+            return control_client.status(self.config)
+        except NotRunningError:
             return {}
-        return found
 
     def events(self) -> list[str]:
         """Return the names of all events in the log."""
@@ -95,7 +94,7 @@ def test_a_life_in_order(fork: Callable[[], Forked]) -> None:
     daemon.until(lambda: daemon.state().get("state") == "ready")
     first = daemon.state()
     os.kill(daemon.pid, signal.SIGHUP)
-    daemon.until(lambda: (daemon.state().get("reload") or {}).get("finished"))
+    daemon.until(lambda: daemon.state()["reload"]["age"] is not None)
     second = daemon.state()
     os.kill(daemon.pid, signal.SIGTERM)
     daemon.until(daemon.ended)
@@ -103,7 +102,7 @@ def test_a_life_in_order(fork: Callable[[], Forked]) -> None:
     assert (1, 2) == (first["generation"], second["generation"])
     assert first["workers"] == second["workers"]
     assert first["listeners"] == second["listeners"]
-    assert second["reload"]["ok"]
+    assert second["reload"]["outcome"] == "ok"
     assert 0 == daemon.exit_code
     assert [] == list((daemon.config.parent / "run").iterdir())
     told = [
@@ -156,13 +155,13 @@ def test_ready_waits_for_every_worker(
     daemon.until(daemon.ended)
 
 
-def test_a_failed_start_leaves_no_state(fork: Callable[[], Forked], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that never was ready does not leave a state file that says it is starting."""
+def test_a_failed_start_leaves_no_file(fork: Callable[[], Forked], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that never was ready leaves nothing in its runtime directory."""
     monkeypatch.setattr(worker, "live", lambda *_: os._exit(7))
     daemon = fork()
     daemon.until(daemon.ended)
 
-    assert {} == daemon.state()
+    assert [] == list((daemon.config.parent / "run").iterdir())
 
 
 def test_quit_ends_at_once(fork: Callable[[], Forked]) -> None:
@@ -181,12 +180,16 @@ def test_a_refused_reload_changes_nothing(fork: Callable[[], Forked]) -> None:
     daemon = fork()
     daemon.until(lambda: daemon.state().get("state") == "ready")
     before = daemon.state()
-    daemon.config.write_text("[lag]\n")
+    daemon.config.write_text(f"{daemon.config.read_text()}[lag]\n")
     os.kill(daemon.pid, signal.SIGHUP)
-    daemon.until(lambda: (daemon.state().get("reload") or {}).get("finished"))
+    daemon.until(lambda: daemon.state()["reload"]["age"] is not None)
     after = daemon.state()
 
-    assert (False, 78, 1) == (after["reload"]["ok"], after["reload"]["exit_code"], len(after["reload"]["error"]))
+    assert ("rejected", 78, 1) == (
+        after["reload"]["outcome"],
+        after["reload"]["exit_code"],
+        len(after["reload"]["errors"]),
+    )
     assert {name: before[name] for name in ("generation", "listeners", "workers", "state")} == {
         name: after[name] for name in ("generation", "listeners", "workers", "state")
     }

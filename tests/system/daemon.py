@@ -5,8 +5,9 @@
         daemon.wait_for("connection.closed", {"echod.close.reason": "peer_closed"})
 
 Rule: however a test ends, no process stays behind. When it ends well, `check` holds: nothing but `echod: ` lines on
-stderr, each log line one JSON object, nothing above INFO that the test did not `expect`, no orphan, no pid or state
-file after a clean stop. Ports are 0 and read back from state.json; waiting is for conditions, with deadlines.
+stderr, each log line one JSON object, nothing above INFO that the test did not `expect`, no orphan, nothing in the
+runtime directory after a clean stop. Ports are 0 and read back from the status; waiting is for conditions, with
+deadlines.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -182,7 +184,7 @@ class Daemon:
         return self.start()
 
     def wait_ready(self, timeout: float = 15.0) -> None:
-        """Wait until state.json says that this very process is ready."""
+        """Wait until the control socket says that this very process is ready."""
         wait_until(self._ready, timeout, "readiness")
         self.pids()
         if (file := self.config["log"].get("file")) and Path(file).is_file():
@@ -228,16 +230,16 @@ class Daemon:
         """Edit the file (see `write`), send HUP and wait for that very reload to end as `ok` says."""
         if tables:
             self.write(**tables)
-        before = time.monotonic_ns()
+        before = self.state()["reload"]["count"]
         self.signal(SIGHUP)
 
         def ended() -> dict[str, Any] | None:
-            report: dict[str, Any] = self.state().get("reload") or {}
-            return report if (report.get("started") or 0) > before and report.get("finished") else None
+            report: dict[str, Any] = self.state().get("reload", {"count": 0})
+            return report if report["count"] > before and report["outcome"] != "in_progress" else None
 
         report: dict[str, Any] = wait_until(ended, timeout, "the end of the reload")
-        if report["ok"] is not ok:
-            raise AssertionError(f"reload ok={report['ok']}, expected {ok}: {report}")
+        if report["outcome"] != ("ok" if ok else "rejected"):
+            raise AssertionError(f"the reload ended with {report['outcome']}, expected ok={ok}: {report}")
         self.pids()
         return report
 
@@ -263,12 +265,36 @@ class Daemon:
     # -- what can be seen of it ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return the contents of state.json; empty while there is none."""
+        """Return what `echod status --json` prints; empty while there is no daemon."""
         try:
-            found: dict[str, Any] = json.loads((self.runtime / "state.json").read_bytes())
-        except FileNotFoundError:
+            answer = self.control({"command": "status"})
+        except (FileNotFoundError, ConnectionError):
             return {}
-        return found
+        state: dict[str, Any] = answer.get("status", {})
+        return state
+
+    def control(self, request: dict[str, Any], timeout: float = 10.0) -> dict[str, Any]:
+        """Send one request to the control socket and return the answer; empty when the daemon ends without one."""
+        with self.control_connection() as client:
+            client.settimeout(timeout * SCALE)
+            client.sendall(json.dumps(request).encode() + b"\n")
+            with client.makefile() as lines:
+                line = lines.readline()
+        answer: dict[str, Any] = json.loads(line or "{}")
+        return answer
+
+    def control_connection(self) -> socket.socket:
+        """Return a connection to the control socket."""
+        folder = os.open(self.runtime, os.O_PATH)
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            client.connect(f"/proc/self/fd/{folder}/control.sock")  # a path of any length
+        except OSError:
+            client.close()
+            raise
+        finally:
+            os.close(folder)
+        return client
 
     def addresses(self, name: str = "echo") -> list[Address]:
         """Return every address that a listener is bound to."""
@@ -396,7 +422,7 @@ class Daemon:
                 if record["level"] not in QUIET_LEVELS and record["event"] not in self.expect
             ]
         if self.exit_code == 0:
-            faults += [f"left over: {name}" for name in ("echod.pid", "state.json") if (self.runtime / name).exists()]
+            faults += [f"left over: {path.name}" for path in self.runtime.iterdir()] if self.runtime.exists() else []
         if faults:
             self._report()
             raise AssertionError("\n".join(faults[:20]))

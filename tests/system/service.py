@@ -105,7 +105,7 @@ class Service:
 
     def workers(self) -> list[int]:
         """Return the workers' process ids, as they are inside."""
-        state = json.loads(self.machine.path("/run/echod/state.json").read_bytes())
+        state = json.loads(self.machine.run("echod", "status", "--json").stdout)
         return [worker["pid"] for worker in state["workers"]]
 
     def process(self, pid: int | str, name: str) -> Path:

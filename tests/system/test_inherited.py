@@ -103,7 +103,7 @@ def test_a_reload_keeps_what_was_passed(start: Starter) -> None:
 
     assert before == daemon.address()
     echo_once(before)
-    (line,) = report["error"]
+    (line,) = report["errors"]
     (number,) = [number for number, said in enumerate(daemon.file.read_text().splitlines(), 1) if "listener" in said]
     assert line.startswith(f'{daemon.file}:{number}: listener: a socket named "echo" was passed, which no listener')
     assert 78 == report["exit_code"]

@@ -84,7 +84,7 @@ def test_a_whole_life(start: Starter, recorder: Recorder) -> None:
     daemon.reload(limits={"idle_timeout": "5m"})
     daemon.expect.add("reload.refused")
     daemon.reload(ok=False, limits={"idle_timeout": "soon"})
-    (error,) = daemon.state()["reload"]["error"]
+    (error,) = daemon.state()["reload"]["errors"]
     with connect(daemon.address()) as client:
         ping(client)
         daemon.wait_for("connection.opened")

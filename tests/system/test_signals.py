@@ -38,7 +38,7 @@ STILL = 0.2
 BRIEF = {"drain_timeout": "1s"}
 BOUND = 1.0 + 1.0  # drain_timeout, and what is promised beyond it
 TROUBLE = ("worker.died", "worker.throttled", "reload.refused")
-LATE, DEADLY = 0.02, 0.3  # how probable a second TERM is, and the death of a worker
+LATE, DEADLY = 0.02, 0.3  # how probable another TERM is, and the death of a worker
 LONGEST_PAUSE = 0.05
 
 

@@ -224,9 +224,9 @@ def test_of_many_starts_at_once_one_wins(make: Callable[..., Daemon], size: Size
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("file/run", "Not a directory"),
+        ("file/run", "not a directory"),
         ("file", "not a directory"),
-        ("open", "others can write there"),
+        ("open", "others may write to it (mode 0777); run "),
         ("link", "not a directory"),
         ("/proc/echod", "No such file or directory"),
         pytest.param(
@@ -339,7 +339,7 @@ def test_an_old_pid_file_hinders_nobody(make: Callable[..., Daemon], content: by
     daemon.check()
 
 
-def test_a_symbolic_link_for_a_pid_file_is_refused(make: Callable[..., Daemon]) -> None:
+def test_start_replaces_symbolic_link_at_pid_file(make: Callable[..., Daemon]) -> None:
     """A link in the place of the pid file is never followed: its target stays as it was."""
     daemon = make()
     daemon.runtime.mkdir()
@@ -347,17 +347,27 @@ def test_a_symbolic_link_for_a_pid_file_is_refused(make: Callable[..., Daemon]) 
     target.write_text("precious")
     daemon.pid_file.symlink_to(target)
 
-    assert_refused(run(daemon), 1, f"{daemon.pid_file}: is a symbolic link, remove it")
+    daemon.start()
     assert "precious" == target.read_text()
+    assert f"{daemon.pid}\n" == daemon.pid_file.read_text()
+    assert not daemon.pid_file.is_symlink()
+    daemon.stop()
+    daemon.check()
 
 
-def test_another_kind_of_pid_file_is_refused(make: Callable[..., Daemon]) -> None:
-    """A pipe in the place of the pid file is refused, without waiting for its other end."""
+def test_start_refuses_other_kinds_of_files(make: Callable[..., Daemon]) -> None:
+    """A directory for a pid file, a pipe or a link for the lock: one line names the file, and nothing is waited for."""
     daemon = make()
+    lock = daemon.runtime / "echod.lock"
     daemon.runtime.mkdir()
-    os.mkfifo(daemon.pid_file)
-
-    assert_refused(run(daemon), 1, f"{daemon.pid_file}: not a regular file, remove it")
+    daemon.pid_file.mkdir()
+    assert_refused(run(daemon), 1, f"{daemon.pid_file}: Is a directory")
+    os.mkfifo(lock)
+    assert_refused(run(daemon), 1, f"{lock}: not a regular file; remove it")
+    lock.unlink()
+    lock.symlink_to(daemon.directory / "target")
+    assert_refused(run(daemon), 1, f"{lock}: is a symbolic link; remove it")
+    assert not (daemon.directory / "target").exists()
 
 
 # -- the steps of daemon(7) -------------------------------------------------------------------------------------------
@@ -404,7 +414,7 @@ def test_a_hostile_parent_leaves_no_trace(make: Callable[..., Daemon]) -> None:
     assert signals_of(supervisor, "SigIgn") == IGNORED_BY_PYTHON
     for pid in workers:
         assert signals_of(pid, "SigIgn") == IGNORED_BY_PYTHON | LEFT_TO_THE_SUPERVISOR
-        assert str(daemon.pid_file) not in proc.descriptors(pid).values(), "an orphan would hold the lock"
+        assert str(daemon.runtime / "echod.lock") not in proc.descriptors(pid).values(), "an orphan would hold the lock"
 
     daemon.stop()
     daemon.check()
@@ -465,12 +475,13 @@ def test_workers_have_no_privileges(make: Callable[..., Daemon]) -> None:
 
 @pytest.mark.parametrize("umask", ["000", "022", "077"])
 def test_file_modes_do_not_depend_on_the_starter(make: Callable[..., Daemon], umask: str) -> None:
-    """Log 0640, pid and state file 0644, their directory 0755, whatever the umask of the starter was."""
+    """Log 0640, pid file 0644, lock and control socket 0600, directory 0755, whatever the umask of the starter was."""
     daemon = make(prefix=[sys.executable, "-c", WITH_UMASK, umask]).start()
-    paths = (daemon.log_file, daemon.pid_file, daemon.runtime / "state.json", daemon.runtime)
+    own = [daemon.runtime / name for name in ("echod.lock", "control.sock")]
+    paths = (daemon.log_file, daemon.pid_file, *own, daemon.runtime)
     modes = [oct(path.stat().st_mode & 0o7777) for path in paths]
 
-    assert ["0o640", "0o644", "0o644", "0o755"] == modes
+    assert ["0o640", "0o644", "0o600", "0o600", "0o755"] == modes
     daemon.stop()
     daemon.check()
 

@@ -121,18 +121,18 @@ def never_readers(daemon: Daemon, stack: contextlib.ExitStack, count: int) -> li
     return clients
 
 
-@pytest.mark.parametrize("second", [SIGTERM, SIGINT, SIGQUIT])
-def test_a_second_signal_ends_at_once(start: Starter, second: Signals) -> None:
-    """A second TERM or INT, or QUIT: everything is gone within a second, and the line says how many were cut.
+@pytest.mark.parametrize(("first", "second"), [(SIGINT, SIGINT), (SIGTERM, SIGQUIT), (SIGINT, SIGQUIT)])
+def test_second_interrupt_or_quit_ends_drain(start: Starter, first: Signals, second: Signals) -> None:
+    """A second INT half a second after the first, or QUIT: all is gone within a second; the record says how many cut.
 
     Catches workers that are killed in the end, since nobody has told them, and take their records along.
     """
     daemon = start(workers=2)
     with contextlib.ExitStack() as stack:
         never_readers(daemon, stack, 5)
-        daemon.signal(SIGTERM)
+        daemon.signal(first)
         daemon.wait_for("service.stopping")
-        time.sleep(0.5)
+        time.sleep(0.6)  # SECOND_INTERRUPT_DELAY
         assert proc.alive(daemon.pid)
         started = time.monotonic()
         daemon.signal(second)
@@ -142,6 +142,35 @@ def test_a_second_signal_ends_at_once(start: Starter, second: Signals) -> None:
     assert took <= 1.0
     assert daemon.wait_for("service.stopped")["echod.connections.cut"] == 5
     daemon.wait_for("connection.closed", {"echod.close.reason": "stopped"}, count=5)
+
+
+@pytest.mark.parametrize(
+    "numbers", [(SIGTERM, SIGTERM), (SIGTERM, SIGINT), (SIGINT, SIGTERM), (SIGINT, SIGINT)], ids=str
+)
+def test_repeated_stop_signal_keeps_drain(start: Starter, numbers: tuple[Signals, Signals]) -> None:
+    """A preStop hook and the kubelet both ask for an end: what is in flight goes on, and the second changes nothing.
+
+    A second INT within half a second is a terminal's and a wrapper's, for one ^C.
+    """
+    first, second = numbers
+    daemon = start()
+    length = 30 * MIB
+    with Load.open(daemon.address(), 1, length, SEED, pace=(MIB, 0.02), window=MIB, hold_open=True) as load:
+        load.run(10, until=lambda: load.report()["received"] > length // 8)
+        daemon.signal(first)
+        daemon.wait_for("service.stopping")
+        load.run(0.3 if second is SIGTERM else 0.1)
+        daemon.signal(second)
+        assert load.run(30), load.report()
+        assert daemon.wait_exit() == 0
+        report = load.report()
+    record = daemon.records("connection.closed")[0]
+
+    assert (report["fin"], report["wrong"]) == (1, 0), report
+    assert load.clients[0].received == record["echod.io.receive"], record
+    assert record["echod.close.reason"] in {"drained", "peer_closed"}
+    assert daemon.wait_for("service.stopped")["echod.connections.cut"] == 0
+    assert len(daemon.records("service.stopping")) == 1
 
 
 def test_quit_alone_ends_at_once(start: Starter) -> None:

@@ -92,7 +92,7 @@ def test_a_door_comes_and_goes_with_a_reload(start: Starter, tmp_path: Path) -> 
     path.write_text("precious")
     report = daemon.reload(ok=False, listener=[*tcp, door(path)])
 
-    assert [f'listener "door": {path}: there is something that is no socket; remove it'] == report["error"]
+    assert [f'listener "door": {path}: there is something that is no socket; remove it'] == report["errors"]
     assert "precious" == path.read_text()
 
 
