@@ -364,6 +364,7 @@ class WorkerDied(Event):
     status: int | None = key("echod.worker.exit_code")
     signal: str | None = key("echod.signal")
     silent: bool | None = key("echod.worker.silent")
+    violation: str | None = key("echod.worker.violation")
     lost: int | None = key("echod.connections.lost")
     received: int | None = key("echod.io.receive")
     echoed: int | None = key("echod.io.transmit")

@@ -64,7 +64,7 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
         estate = Estate(now, directory, doors, log, board, who, manager, nohup)
         starter = daemonize.Starter(-1)
         if not foreground:
-            starter = daemonize.detach([held.fd, board.lock, log.sink.fd, *doors.filenos()])
+            starter = daemonize.detach([held.fd, *board.filenos(), log.sink.fd, *doors.filenos()])
         _live(estate, held, starter)
 
 

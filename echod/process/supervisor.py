@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from echod.observe.scoreboard import Row
-    from echod.process.channel import Channel
+    from echod.process.channel import WorkerChannel
 
 GRACE = 2.0
 """Seconds beyond `drain_timeout` after which workers are killed; they reset what is left by themselves."""
@@ -168,7 +168,7 @@ class Supervisor:
         sockets = self._estate.doors.of(config.doors)
         self._crew.assign(Assignment(self._generation, config.daemon.worker_count, memfd, sockets), now)
 
-    def _live(self, channel: Channel, row: Row) -> NoReturn:
+    def _live(self, channel: WorkerChannel, row: Row) -> NoReturn:
         worker.live(channel, row, self._estate.log, self._estate.settings.poller, self._estate.who)
 
     # -- reload -------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class FakeSupervisor:
         """Note what the pid file says, give back what a supervisor would, and end."""
         type(self).pid_file = (self.estate.directory / "echod.pid").read_text()
         self.estate.doors.close(self.estate.settings.config.listener)
-        os.close(self.estate.board.lock)
+        self.estate.board.close()
         if self.outcome:
             raise self.outcome
 
@@ -96,7 +96,7 @@ def test_the_starter_is_told_of_a_failure(
         told = pipe.read()
 
     assert '[1,["no worker could start"]]' == told
-    assert 4 == len(set(kept)), "lock, admission, log and one door"
+    assert 6 == len(set(kept)), "lock, admission, both memories of the scoreboard, log and one door"
 
 
 @pytest.mark.parametrize(
