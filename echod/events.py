@@ -305,6 +305,21 @@ class ListenerClosed(ListenerEvent):
     name = "listener.closed"
 
 
+class ListenerRestored(ListenerEvent):
+    """A listening socket had been shut down, which only a compromised worker does. It listens again."""
+
+    name = "listener.restored"
+    level = Level.WARNING
+
+
+class ListenerFailed(ListenerEvent):
+    """A listening socket was shut down and cannot listen again. It is tried once a second, without another record."""
+
+    name = "listener.failed"
+    level = Level.ERROR
+    error: str | None = key("error.type")
+
+
 class ListenerSkipped(ListenerEvent):
     """A name resolves to an address that this machine does not have; its others are bound."""
 

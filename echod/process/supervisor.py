@@ -5,8 +5,8 @@
 
 Rules
     What a signal asks for is done in the loop, never in the handler.
-    Once a reload has bound everything nothing refuses any more: a worker that does not answer is replaced, and its
-    successor's answer counts. What is no longer listed is closed after all have answered.
+    Once a reload has bound everything nothing refuses any more: a worker that does not answer is replaced. What is no
+    longer listed is closed after all have answered.
     Towards whoever started us, "ready" means that the next connect works.
 
 Fails: StartError when no worker comes up at the start; OSError when the poller is broken for good.
@@ -41,15 +41,12 @@ if TYPE_CHECKING:
 GRACE = 2.0
 """Seconds beyond `drain_timeout` after which workers are killed; they reset what is left by themselves."""
 
-AT_ONCE = 0.8
-"""The same once a second signal has ended the drain."""
+AT_ONCE = 0.8  # the same once a second signal has ended the drain
 
 EXTENSION = 15.0
 """Seconds of patience that a stopping daemon asks of the service manager, three times before they are over."""
 
-
-LOST = CLOSED[events.CloseReason.WORKER_LOST]
-"""Where the connections of dead workers are counted."""
+LOST = CLOSED[events.CloseReason.WORKER_LOST]  # where the connections of dead workers are counted
 
 
 class Supervisor:
@@ -77,11 +74,12 @@ class Supervisor:
         self._drain_delay = Timer(self._drain)
         self._patience = Timer(lambda _now: self._crew.kill())
         self._pulse = Timer(self._beat)
+        self._housekeeping = Timer(self._on_housekeeping)
 
     def run(self) -> None:
         """Live until every worker is gone."""
         log, manager = self._estate.log, self._estate.manager
-        for handler in (Signals(self._act), self._drain_delay, self._patience, self._pulse):
+        for handler in (Signals(self._act), self._drain_delay, self._patience, self._pulse, self._housekeeping):
             self._reactor.add(handler)
         signals.let_go()
         self._say_started()
@@ -91,6 +89,7 @@ class Supervisor:
         now = self._estate.settings
         self._assign(messages.to_memfd(now.config, now.certificates), self._born)
         self._beat(self._born)
+        self._on_housekeeping(self._born)
         while not self._done:
             log.tick()
             log.flush()
@@ -136,6 +135,10 @@ class Supervisor:
         self._estate.log.sink.replace(descriptor)
         self._crew.reopen(descriptor)
 
+    def _on_housekeeping(self, now: float) -> None:
+        self._estate.doors.check_listening(self._estate.settings.config.doors, self._emit)
+        self._reactor.schedule(self._housekeeping, now + 1.0)
+
     # -- what follows from the workers' answers -----------------------------------------------------------------------
 
     def _progress(self, now: float) -> None:
@@ -164,9 +167,8 @@ class Supervisor:
         self._write_state()
 
     def _assign(self, memfd: int, now: float) -> None:
-        config = self._estate.settings.config
-        sockets = self._estate.doors.of(config.doors)
-        self._crew.assign(Assignment(self._generation, config.daemon.worker_count, memfd, sockets), now)
+        config, doors = self._estate.settings.config, self._estate.doors
+        self._crew.assign(Assignment(self._generation, config.daemon.worker_count, memfd, doors.of(config.doors)), now)
 
     def _live(self, channel: WorkerChannel, row: Row) -> NoReturn:
         worker.live(channel, row, self._estate.log, self._estate.settings.poller, self._estate.who)
@@ -197,8 +199,7 @@ class Supervisor:
         self._assign(self._reload.memfd, now)
 
     def _complete_reload(self) -> None:
-        assert self._reload is not None  # noqa: S101  # the phase says so
-        assert self._report is not None  # noqa: S101
+        assert self._reload and self._report  # noqa: S101, PT018  # the phase says so
         changes = self._reload.plan
         self._reload = None
         self._estate.doors.say_closed(changes.release, self._emit)
