@@ -31,7 +31,10 @@ _FLOCK = "hhqqi4x"  # struct flock of fcntl(2)
 
 
 def lock_holder(board: Scoreboard) -> int | None:
-    """Return the other process that has the admission lock, or None (F_GETLK, fcntl(2))."""
+    """Return the other process that has the admission lock, or None (F_GETLK, fcntl(2)).
+
+    -1 stands for a lock of an open file description, and 0 for a process in another pid namespace.
+    """
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(board.lock, fcntl.F_GETLK, asked))
     return None if kind == fcntl.F_UNLCK else pid

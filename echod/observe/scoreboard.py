@@ -187,6 +187,8 @@ class Scoreboard:
 
     def own(self, number: int) -> Row:
         """Return the row of slot `number` in the process that was forked for it; see `SharedRows.own`."""
+        # A lock may belong to an open file description: one that all share would keep it when this process is killed.
+        self.lock = os.open(f"/proc/self/fd/{self.lock}", os.O_RDWR | os.O_CLOEXEC)
         row = Row(self, number, self.memory.own(number)[:COLUMNS])
         self.cells = self.memory.cells
         self.addresses.own(number)

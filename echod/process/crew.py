@@ -102,7 +102,7 @@ class Crew:
         self._log_serial = 0
         self._next_ping = inf
         self._timer = Timer(self._tick)
-        self._lock_watch = LockWatch(reactor, board, self._on_lock_held)
+        self._lock_watch = LockWatch(reactor, board, self._hands, self._on_lock_held)
         reactor.add(self._timer)
 
     # -- what the supervisor asks for ---------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class Crew:
     def _on_lock_held(self, pid: int) -> None:
         if hand := self._hands.get(pid):
             self._accuse(hand, "kept the admission lock from other workers")
-        else:  # a process that a worker has started: nobody else can have the lock
+        else:  # a child of a worker: no other process can have the lock
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import struct
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ class World:
         self.other, self.waiting = self.board.take_row(()), self.board.take_row((1,))
         self.found: list[int] = []
         self.reactor = Reactor(POLLERS["poll"](), lambda *_: None, lambda: self.now)
-        self.watch = LockWatch(self.reactor, self.board, self.found.append)
+        self.workers: list[int] = []
+        self.watch = LockWatch(self.reactor, self.board, self.workers, self.found.append)
         self.stack = stack
 
     def fork(self, live: Callable[[], None]) -> int:
@@ -46,6 +48,7 @@ class World:
             os._exit(0)
         self.stack.callback(os.waitpid, pid, 0)
         self.stack.callback(os.kill, pid, signal.SIGKILL)
+        self.workers.append(pid)
         os.read(told, 1)
         os.close(told)
         os.close(tell)
@@ -93,6 +96,24 @@ def test_worker_that_keeps_the_lock_is_found(world: World) -> None:
     assert [] == world.found
     world.pass_time(1)
 
+    assert [pid] == world.found
+
+
+def test_worker_that_keeps_the_lock_without_a_process_id_is_found(world: World) -> None:
+    """A lock of an open file description names nobody: -1 must not be taken for a process id, nor a sibling for it."""
+
+    def keep_quietly() -> None:
+        board = world.board
+        board.own(1)
+        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(board.lock, fcntl.F_OFD_SETLK, lock)
+
+    world.fork(lambda: None)
+    pid = world.fork(keep_quietly)
+    begin(world)
+    world.pass_time(MAX_LOOKS + 1)
+
+    assert -1 == lock_holder(world.board)
     assert [pid] == world.found
 
 

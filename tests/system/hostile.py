@@ -162,6 +162,15 @@ def keep_lock(worker: Worker) -> bytes:
             time.sleep(60)
 
 
+def keep_lock_quietly(worker: Worker) -> bytes:
+    """Take the admission lock so that the kernel names nobody, and never give it back."""
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.fcntl(worker._row.board.lock, fcntl.F_OFD_SETLK, lock)
+            time.sleep(60)
+
+
 def garbage(worker: Worker) -> bytes:
     """Write random bytes over everything that there is to write to: the own row, and the pipe; some of it well made."""
     seed = int(os.environ.get("HOSTILE_SEED", "0")) + os.getpid()
@@ -196,6 +205,7 @@ ATTACKS: dict[str, Callable[[Worker], bytes]] = {
         flood,
         serve_the_future,
         keep_lock,
+        keep_lock_quietly,
         garbage,
     )
 }

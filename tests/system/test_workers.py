@@ -91,24 +91,40 @@ def listener(**keys: Any) -> list[dict[str, Any]]:
 # -- what a worker writes to shared memory ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["big_counters", "all_ones"])
-def test_garbage_in_the_counters_raises_nothing(start: Starter, name: str) -> None:
-    """Snapshot, state, metrics and the record of the worker's death hold what they can; its row serves the next one."""
-    # A worker may trip over its own garbage, and end by itself.
-    daemon = start(prefix=HOSTILE, listeners=listener(), admin=ANYWHERE, expect=["service.failed", *DIED])
-    victim = daemon.workers()[0]
-    assert "done" == attack(daemon.address(), name)
+def assert_numbers_are_told(daemon: Daemon) -> None:
+    """Hold that metrics, snapshot and state say what they can of the garbage in a row."""
     status, body = get(daemon.address("admin"), "/metrics")
     assert 200 == status
     assert "echod_io_bytes_total" in body
     count = len(daemon.records("status.reported"))
     daemon.active()
-    assert daemon.records("status.reported")[count]["echod.io.receive"] <= 2**63 - 1
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(victim, SIGKILL)
+    assert 2**63 - 1 == daemon.records("status.reported")[count]["echod.io.receive"]
+    assert 2**63 - 1 == daemon.state()["io"]["receive"]
+
+
+def test_big_counters_raise_nothing(start: Starter) -> None:
+    """Metrics, snapshot, state and the record of the worker's death hold what they can."""
+    daemon = start(prefix=HOSTILE, listeners=listener(), admin=ANYWHERE, expect=DIED)
+    victim = daemon.workers()[0]
+    assert "done" == attack(daemon.address(), "big_counters")
+    assert_numbers_are_told(daemon)
+    os.kill(victim, SIGKILL)
+    died = daemon.wait_for("worker.died", {"echod.worker.pid": victim})
+    seconds_until_served(daemon.address(), time.monotonic())
+
+    assert 2**63 - 1 == died["echod.io.receive"]
+    assert_in_charge(daemon)
+
+
+def test_row_full_of_garbage_serves_the_next_worker(start: Starter) -> None:
+    """The worker trips over its own garbage; its replacement counts on from it, and all that is told can be told."""
+    daemon = start(prefix=HOSTILE, listeners=listener(), admin=ANYWHERE, expect=["service.failed", *DIED])
+    victim = daemon.workers()[0]
+    assert "done" == attack(daemon.address(), "all_ones")
     daemon.wait_for("worker.died", {"echod.worker.pid": victim})
     seconds_until_served(daemon.address(), time.monotonic())
 
+    assert_numbers_are_told(daemon)
     assert_in_charge(daemon)
 
 
@@ -238,7 +254,8 @@ def test_port_that_a_worker_has_taken_does_not_end_the_daemon(start: Starter) ->
 # -- the lock ---------------------------------------------------------------------------------------------------------
 
 
-def test_worker_that_keeps_the_admission_lock_is_replaced(start: Starter) -> None:
+@pytest.mark.parametrize("name", ["keep_lock", "keep_lock_quietly"])
+def test_worker_that_keeps_the_admission_lock_is_replaced(start: Starter, name: str) -> None:
     """While it keeps the lock its sibling can let nobody in; it is found, and the clients that wait are served."""
     daemon = start(
         workers=2,
@@ -249,7 +266,7 @@ def test_worker_that_keeps_the_admission_lock_is_replaced(start: Starter) -> Non
     )
     with contextlib.ExitStack() as stack:
         began = time.monotonic()
-        begin_attack(stack, daemon.address(), "keep_lock")
+        begin_attack(stack, daemon.address(), name)
         died = None
         while died is None and time.monotonic() < began + 8:
             stack.enter_context(connect(daemon.address()))  # somebody to let in
