@@ -123,7 +123,7 @@ class Crew:
         self._log = descriptor
         self._log_serial += 1
         for hand in self._hands.values():
-            hand.tell(messages.ReopenLog(self._log_serial), [descriptor])
+            hand.reopen_log(self._log_serial, descriptor)
 
     def drain(self, timeout: float) -> None:
         """Make everyone accept no more and leave when their connections have ended."""
@@ -214,7 +214,7 @@ class Crew:
     def _catch_up(self, hand: Hand) -> None:
         hand.behind = False
         if self._log is not None:
-            hand.tell(messages.ReopenLog(self._log_serial), [self._log])
+            hand.reopen_log(self._log_serial, self._log)
         if self._slots:  # else all were told to leave, which needs no descriptors
             self._instruct(hand)
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from echod.net.reactor import Handler
+from echod.observe import sink
 from echod.process import channel as messages
 from echod.process import signals
 from echod.process.channel import ProtocolError
@@ -113,6 +114,16 @@ class Hand(Handler):
                 self.behind = True
             else:
                 self.kill()
+
+    def reopen_log(self, serial: int, descriptor: int) -> None:
+        """Make the worker log to the file of `descriptor`, over a descriptor that shares no flags with it."""
+        try:
+            copy = sink.open_again(descriptor)
+        except OSError:  # no descriptor is left
+            self.behind = True
+            return
+        self.tell(messages.ReopenLog(serial), [copy])
+        os.close(copy)
 
     def ping(self) -> None:
         """Send a heartbeat; a channel that is full is the silence of a worker that does not read."""

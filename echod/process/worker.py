@@ -33,6 +33,7 @@ from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
 from echod.net.setting import Setting
 from echod.net.stream import Stream
+from echod.observe import sink
 from echod.observe.gate import Gate
 from echod.observe.pages import Pages
 from echod.observe.scoreboard import Column
@@ -67,6 +68,7 @@ def live(channel: WorkerChannel, row: Row, log: Log, poller: str, who: Identity 
         signals.become_worker()
         row = row.board.own(row.number)
         log.move_to(row)
+        log.sink.replace(sink.open_again(log.sink.fd))
         row[Column.PID] = os.getpid()
         descriptors.close_all_but({0, 1, 2, *channel.filenos(), log.sink.fd, row.board.lock})
         if who:

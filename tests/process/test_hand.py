@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from echod.observe import sink
 from echod.observe.scoreboard import Scoreboard
 from echod.process import channel
 from echod.process.hand import MAX_ANSWERS_PER_TURN, Hand
@@ -67,8 +68,8 @@ def test_log_is_reopened_once_the_newest_serial_is_confirmed(ends: tuple[Hand, W
     """A worker confirms each descriptor of the log; one that was forked with the newest has nothing to confirm."""
     hand, worker = ends
     assert hand.log_reopened
-    hand.tell(channel.ReopenLog(1), [0])
-    hand.tell(channel.ReopenLog(2), [0])
+    hand.reopen_log(1, 0)
+    hand.reopen_log(2, 0)
     worker.send(channel.LogReopened(1))
     hand.on_readable(2.0)
     assert not hand.log_reopened
@@ -81,10 +82,26 @@ def test_log_is_reopened_once_the_newest_serial_is_confirmed(ends: tuple[Hand, W
 def test_worker_that_lost_the_descriptor_of_the_log_has_not_reopened_it(ends: tuple[Hand, WorkerChannel]) -> None:
     """It counts again once it was told again."""
     hand, worker = ends
-    hand.tell(channel.ReopenLog(1), [0])
+    hand.reopen_log(1, 0)
     worker.send(channel.DescriptorsLost())
     hand.on_readable(2.0)
 
+    assert not hand.log_reopened
+
+
+def test_log_without_a_descriptor_left_is_sent_again(
+    ends: tuple[Hand, WorkerChannel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor that has no descriptor for a copy kills nobody: the worker is behind."""
+    hand, _ = ends
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(sink, "open_again", fail)
+    hand.reopen_log(1, 0)
+
+    assert hand.behind
     assert not hand.log_reopened
 
 

@@ -171,6 +171,14 @@ def keep_lock_quietly(worker: Worker) -> bytes:
             time.sleep(60)
 
 
+def block_log(worker: Worker) -> bytes:
+    """Make writes to the log wait, and fill it until they do."""
+    fd = worker._log.sink.fd
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    while True:
+        os.write(fd, b"x" * 4095 + b"\n")
+
+
 def garbage(worker: Worker) -> bytes:
     """Write random bytes over everything that there is to write to: the own row, and the pipe; some of it well made."""
     seed = int(os.environ.get("HOSTILE_SEED", "0")) + os.getpid()
@@ -206,6 +214,7 @@ ATTACKS: dict[str, Callable[[Worker], bytes]] = {
         serve_the_future,
         keep_lock,
         keep_lock_quietly,
+        block_log,
         garbage,
     )
 }

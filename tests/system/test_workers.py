@@ -7,11 +7,14 @@ memory, the configuration's memfd, the listening sockets, the lock.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import socket
+import sys
+import termios
 import time
-from signal import SIGKILL
+from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +26,7 @@ from tests.system.hostile import PREFIX
 from tests.system.test_admin import ANYWHERE, get
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
     from tests.conftest import Size
@@ -294,6 +298,40 @@ def test_busy_worker_is_not_taken_for_one_that_keeps_the_lock(start: Starter, si
     print(f"{served} connections served")  # noqa: T201
 
     assert workers == daemon.workers()
+
+
+# -- the log ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["as it was started", "after a reload has moved the log"])
+def test_worker_cannot_make_the_supervisor_wait_for_the_log(start: Starter, tmp_path: Path, moved: bool) -> None:
+    """It may fill the pipe and let its own writes wait; the supervisor, which shares the pipe, goes on and drops lines.
+
+    Catches workers that share the supervisor's open file description, whose O_NONBLOCK one of them takes away.
+    """
+    reader, writer = os.pipe()
+    fifo = tmp_path / "log.fifo"
+    os.mkfifo(fifo)
+    other = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    daemon = start(prefix=HOSTILE, listeners=listener(), stdout=writer)
+    if moved:
+        daemon.reload(log={"file": str(fifo)})
+    full = other if moved else reader
+
+    def is_full() -> bool:
+        queued = fcntl.ioctl(full, termios.FIONREAD, bytes(4))
+        return int.from_bytes(queued, sys.byteorder) > fcntl.fcntl(full, fcntl.F_GETPIPE_SZ) - 4096
+
+    with contextlib.ExitStack() as stack:
+        begin_attack(stack, daemon.address(), "block_log")
+        wait_until(is_full, what="the full pipe")
+        began = time.monotonic()
+        daemon.reload(limits={"idle_timeout": "7m"}, timeout=15.0)
+        os.kill(daemon.pid, SIGTERM)
+        daemon.wait_exit()
+    print(f"reload and stop took {time.monotonic() - began:.1f} s")  # noqa: T201
+    for fd in (reader, writer, other):
+        os.close(fd)
 
 
 # -- everything at once -----------------------------------------------------------------------------------------------
