@@ -343,6 +343,21 @@ class ListenerClosed(ListenerEvent):
     name = "listener.closed"
 
 
+class ListenerRestored(ListenerEvent):
+    """A listening socket had been shut down, which only a compromised worker does. It listens again."""
+
+    name = "listener.restored"
+    level = Level.WARNING
+
+
+class ListenerFailed(ListenerEvent):
+    """A listening socket was shut down and cannot listen again. It is tried once a second, without another record."""
+
+    name = "listener.failed"
+    level = Level.ERROR
+    error: str | None = key("error.type")
+
+
 class ListenerSkipped(ListenerEvent):
     """A name resolves to an address that this machine does not have; its others are bound."""
 
@@ -402,6 +417,7 @@ class WorkerDied(Event):
     status: int | None = key("echod.worker.exit_code")
     signal: str | None = key("echod.signal")
     silent: bool | None = key("echod.worker.silent")
+    violation: str | None = key("echod.worker.violation")
     lost: int | None = key("echod.connections.lost")
     received: int | None = key("echod.io.receive")
     echoed: int | None = key("echod.io.transmit")

@@ -37,7 +37,7 @@ def exposed() -> Iterator[dict[str, set[str]]]:
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
     yield found
-    os.close(board.lock)
+    board.close()
 
 
 @pytest.mark.parametrize("query", ALERTS + PANELS + VARIABLES)

@@ -101,6 +101,7 @@ MEANINGS = {
     "echod.worker.pid": "The worker's process.",
     "echod.worker.pids": "All workers' processes.",
     "echod.worker.silent": "Whether it was killed since it did not answer.",
+    "echod.worker.violation": "Which rule it had broken when it was killed for it.",
     "echod.worker.slot": "The worker's place, which its successor takes.",
     "echod.workers": "Workers that the configuration asks for.",
     "error.message": "What went wrong, in a sentence.",

@@ -1,33 +1,27 @@
 """The numbers of all processes, in memory that they share.
 
 Rules
-    One anonymous shared mapping of 64-bit cells: a row for each process, a column for each number. Each row has one
-    writer, its process, or the supervisor once that is dead; all may read. No locks, since a worker may be stopped
-    or killed at any moment.
+    Shared memory of 64-bit cells: a row for each process, a column for each number. Each row has one writer, its
+    process, or the supervisor once that is dead; all may read. No locks, since a worker may be stopped or killed at
+    any moment. A worker cannot write to the row of another process (`shared_rows`).
+    A worker may write anything to its own row. So every sum is at most MAX_TOTAL, which a log record and a page of
+    metrics can hold, and `settle` leaves a row that its next owner can count on from. Wrong counts stay wrong: a worker
+    that claims many connections makes its siblings refuse theirs.
     Rows outlive workers: what is counted up never goes back, so that ids and sums stay true.
     What a connection was is counted as closed once its record was handed to the log (`tally`): what a killed worker had
     not come to say is lost, and the books of its row are closed with that.
-    `max_connections` holds for the whole daemon. Far from the limit a worker counts itself in and looks whether the sum
-    still fits; near it, that decision is made under a lock, so that the last place is given, and given once.
-    The lock is a record lock on a memfd (fcntl(2)): the kernel drops it when its holder dies. It is only ever tried,
-    never waited for, since its holder may be stopped.
-
-Known limit: a worker that the scheduler suspends between its first look and its count, for as long as the others take
-to fill the last eighth, can make a sibling refuse one connection too early. The limit itself is never passed.
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
-from echod.core import admission
 from echod.events import CloseReason, DropReason, RefuseReason
 from echod.observe.addresses import AddressTable
+from echod.observe.shared_rows import SharedRows
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -35,6 +29,12 @@ if TYPE_CHECKING:
 ROWS = 256
 """The supervisor has row 0; of 128 workers, retiring ones among them, each has one, and a connection's id needs eight
 bits for it."""
+
+MAX_TOTAL = 2**63 - 1
+"""The largest sum of a column."""
+
+MAX_SERIAL = 2**54 - 1
+"""Connections that a row may have counted when its next owner takes it: their ids must fit 64 bits."""
 
 
 class Column(IntEnum):
@@ -70,6 +70,8 @@ class Column(IntEnum):
     """Their bytes, the same out as in."""
     PID = auto()
     """The process that has the row; 0 when none does."""
+    LOCK_WAITS = auto()
+    """Attempts to take the admission lock that have failed since the last one that did not."""
     READY = auto()
     """1 while the daemon serves and does not stop; this and those below stand in the supervisor's row only."""
     LIMIT = auto()
@@ -82,10 +84,13 @@ class Column(IntEnum):
     """1 unless the last reload was refused."""
     RELOADED_AT = auto()
     """When the configuration came into force, in seconds of the wall clock."""
+    ROWS_USED = auto()
+    """How many rows were ever used, so that sums need not read all of them."""
 
 
 # By themselves, since every connection asks: before Python 3.12 a member of an enumeration costs a call.
 _ACTIVE, _ACCEPTED, _REFUSED = Column.ACTIVE, Column.ACCEPTED, Column.REFUSED
+_ROWS_USED = Column.ROWS_USED
 
 
 @dataclass(frozen=True)
@@ -140,59 +145,86 @@ class Scoreboard:
     """All rows. Made by the supervisor before it forks."""
 
     def __init__(self) -> None:
-        # One cell more than the rows need says how many rows were ever used, so that sums need not read all of them.
-        self.cells = memoryview(mmap.mmap(-1, (COLUMNS * ROWS + 1) * 8)).cast("Q")
-        self.cells[-1] = 1
-        self.lock = os.memfd_create("echod-admission")
+        self.memory = SharedRows("echod-scoreboard", ROWS, COLUMNS)
+        self.cells = self.memory.cells
+        self.cells[_ROWS_USED] = 1
+        self.stride = self.memory.stride
+        self.lock = os.memfd_create("echod-admission", os.MFD_CLOEXEC)
         self.addresses = AddressTable(ROWS)
 
     @property
     def used(self) -> int:
         """How many rows were ever used: the first so many."""
-        return self.cells[-1]
+        return self.cells[_ROWS_USED]
+
+    def filenos(self) -> tuple[int, int, int]:
+        """Return the descriptors that a daemon keeps when it detaches."""
+        return self.lock, self.memory.fd, self.addresses.memory.fd
+
+    def close(self) -> None:
+        """Close all descriptors; what is mapped stays."""
+        for fd in self.filenos():
+            os.close(fd)
 
     def column(self, column: int) -> memoryview:
         """Return one number of all rows that were ever used."""
-        return self.cells[column::COLUMNS][: self.used]
+        return self.cells[column :: self.stride][: self.used]
 
     def total(self, column: int) -> int:
-        """Return the sum of one number over all rows."""
-        return sum(self.column(column))
+        """Return the sum of one number over all rows, MAX_TOTAL at most."""
+        found = sum(self.column(column))
+        return found if found <= MAX_TOTAL else MAX_TOTAL  # noqa: FURB136  # a call less, for each connection
 
     def row(self, number: int) -> Row:
         """Return the row of slot `number`."""
-        return Row(self, number)
+        start = number * self.stride
+        return Row(self, number, self.cells[start : start + COLUMNS])
+
+    def keep_from_children(self) -> None:
+        """Let forked processes have no row but that which they `own`."""
+        self.memory.keep_from_children()
+        self.addresses.memory.keep_from_children()
+
+    def own(self, number: int) -> Row:
+        """Return the row of slot `number` in the process that was forked for it; see `SharedRows.own`."""
+        # A lock may belong to an open file description: one that all share would keep it when this process is killed.
+        self.lock = os.open(f"/proc/self/fd/{self.lock}", os.O_RDWR | os.O_CLOEXEC)
+        row = Row(self, number, self.memory.own(number)[:COLUMNS])
+        self.cells = self.memory.cells
+        self.addresses.own(number)
+        return row
 
     def settle(self, number: int) -> Lost:
         """Close the books of a dead worker: what it had open, or had not said to be closed, is lost."""
         row = self.row(number)
-        open_still = row[Column.ACCEPTED] - sum(row[column] for column in CLOSED.values())
+        for column in range(COLUMNS):
+            row[column] = min(row[column], MAX_SERIAL if column in {_ACCEPTED, _REFUSED} else MAX_TOTAL)
         lost = Lost(
-            open_still,
-            row[Column.RECEIVED] - row[Column.RECORDED_RECEIVED],
-            row[Column.ECHOED] - row[Column.RECORDED_ECHOED],
+            max(0, row[Column.ACCEPTED] - sum(row[column] for column in CLOSED.values())),
+            max(0, row[Column.RECEIVED] - row[Column.RECORDED_RECEIVED]),
+            max(0, row[Column.ECHOED] - row[Column.RECORDED_ECHOED]),
         )
         row[CLOSED[CloseReason.WORKER_LOST]] += lost.connections
         row[Column.RECORDED_RECEIVED] = row[Column.RECEIVED]
         row[Column.RECORDED_ECHOED] = row[Column.ECHOED]
-        row[Column.ACTIVE] = row[Column.ACCEPTING] = row[Column.PID] = 0
+        row[Column.ACTIVE] = row[Column.ACCEPTING] = row[Column.PID] = row[Column.LOCK_WAITS] = 0
         self.addresses.clear(number)
         return lost
 
     def take_row(self, taken: Container[int]) -> Row:
         """Return the lowest row that is not `taken`; raise StopIteration when there is none."""
         number = next(number for number in range(1, ROWS) if number not in taken)
-        self.cells[-1] = max(self.cells[-1], number + 1)
-        return Row(self, number)
+        self.cells[_ROWS_USED] = max(self.used, number + 1)
+        return self.row(number)
 
 
 class Row:
     """One worker's numbers."""
 
-    def __init__(self, board: Scoreboard, number: int) -> None:
+    def __init__(self, board: Scoreboard, number: int, cells: memoryview) -> None:
         self.number = number
         self.board = board
-        self.cells = board.cells[number * COLUMNS : (number + 1) * COLUMNS]
+        self.cells = cells
         """The numbers by column: for those who count often, a third of what an item of the row costs."""
 
     def __getitem__(self, column: int) -> int:
@@ -200,80 +232,3 @@ class Row:
 
     def __setitem__(self, column: int, value: int) -> None:
         self.cells[column] = value
-
-
-class Gate:
-    """Admits connections to one worker, for the whole daemon's limit."""
-
-    def __init__(self, row: Row, limit: int, per_address: int = 0) -> None:
-        self.limit = limit
-        self.per_address = per_address
-        self._row = row
-        self._board = row.board
-        self._locked = False
-
-    def open(self) -> bool:
-        """Prepare to admit; False when another worker is deciding at the limit just now."""
-        if not self.per_address and not admission.near(self._board.total(_ACTIVE), self.limit):
-            return True
-        try:
-            fcntl.lockf(self._board.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        self._locked = True
-        return True
-
-    def shut(self) -> None:
-        """End what `open` began."""
-        if self._locked:
-            fcntl.lockf(self._board.lock, fcntl.LOCK_UN)
-            self._locked = False
-
-    def admit(self, key: int) -> int | RefuseReason:
-        """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
-        cells = self._row.cells
-        cells[_ACTIVE] += 1
-        if self._board.total(_ACTIVE) > self.limit:
-            cells[_ACTIVE] -= 1
-            return RefuseReason.OVER_LIMIT
-        if key and not self.enter(key):
-            cells[_ACTIVE] -= 1
-            return RefuseReason.OVER_ADDRESS_LIMIT
-        cells[_ACCEPTED] += 1
-        return self._number()
-
-    def enter(self, key: int) -> bool:
-        """Count one connection of an address in, unless it has enough."""
-        table, row = self._board.addresses, self._row.number
-        if not table.enter(row, key):
-            return False
-        if table.total(key, self._board.used) <= self.per_address:
-            return True
-        table.leave(row, key)
-        return False
-
-    def refuse(self, reason: RefuseReason) -> int:
-        """Count one connection that was turned away and return an id for it."""
-        cells = self._row.cells
-        cells[_REFUSED] += 1
-        cells[REFUSED[reason]] += 1
-        return self._number()
-
-    def leave(self, key: int) -> None:
-        """Count one connection out, with the key that it came in with."""
-        self._row.cells[_ACTIVE] -= 1
-        if key:
-            self._board.addresses.leave(self._row.number, key)
-
-    def crowded(self) -> bool:
-        """Tell whether this worker has many more connections than the mean of those that accept."""
-        accepting = self._board.column(Column.ACCEPTING)
-        active = self._board.column(_ACTIVE)
-        # A row may be added between the two looks; it has nothing to count yet.
-        total = sum(count for count, takes in zip(active, accepting, strict=False) if takes)
-        return admission.steps_aside(self._row[_ACTIVE], total, sum(accepting))
-
-    def _number(self) -> int:
-        row = self._row
-        serial = row.cells[_ACCEPTED] + row.cells[_REFUSED]
-        return serial * ROWS + row.number  # unique over all workers, and over the workers of a slot

@@ -146,3 +146,15 @@ def open_file(path: str) -> int:
     """Open the log file `path` to append, made if need be with mode 0640; raise OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     return os.open(path, flags, 0o640)
+
+
+def open_again(fd: int) -> int:
+    """Return a descriptor for the same file, with flags of its own where the file can be opened again.
+
+    What shares the flags (fcntl(2), F_SETFL) could take O_NONBLOCK away, and make this process wait. A socket cannot be
+    opened again, and need not be: each write to it says that it does not wait.
+    """
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK)
+    with suppress(OSError):
+        return os.open(f"/proc/self/fd/{fd}", flags | os.O_NOCTTY | os.O_CLOEXEC)
+    return os.dup(fd)

@@ -3,15 +3,16 @@
 Rules
     A slot is a place for one worker; each has its own waiting time before a replacement. Start, reload and replacement
     are the same act: a worker is sent the current assignment.
-    A worker that leaves pings unanswered is killed, unless the supervisor itself did not run on time: then nobody could
-    have answered, and the count starts again.
-    A worker that had no descriptors or memory left for what it was told makes room, and is told again with the next
-    ping.
+    A worker without descriptors or memory for what it was told makes room, and is told again with the next heartbeat.
+    A worker that breaks a rule is killed and replaced. So is one that answers no heartbeat, one that confirms nothing,
+    since a reload would wait for it for ever, and one that keeps the admission lock. Where the supervisor itself did
+    not run on time nobody could have answered, and the count starts again.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -24,7 +25,8 @@ from echod.net.sockets import error_name
 from echod.observe.scoreboard import Column
 from echod.process import channel as messages
 from echod.process import signals
-from echod.process.hand import Hand
+from echod.process.hand import Hand, fork
+from echod.process.lock_watch import LockWatch
 from echod.process.status import WorkerStatus
 
 if TYPE_CHECKING:
@@ -34,10 +36,10 @@ if TYPE_CHECKING:
     from echod.events import Event
     from echod.net.reactor import Reactor
     from echod.observe.scoreboard import Row, Scoreboard
-    from echod.process.channel import Channel
+    from echod.process.channel import WorkerChannel
 
 PING_INTERVAL = 1.0
-"""Seconds between pings."""
+"""Seconds between heartbeats."""
 
 SILENT_AFTER = 10.0
 """Seconds after which a worker that answers no ping is gone."""
@@ -45,6 +47,9 @@ SILENT_AFTER = 10.0
 HUNG_AFTER = SILENT_AFTER - PING_INTERVAL / 2
 """Seconds since the last answer, at a ping, from which a worker counts as hung: that is so at the ping which is ten
 intervals later, and not only at the next, however late the answer was."""
+
+CONFIRM_TIMEOUT = 30.0
+"""Seconds until a worker must have confirmed what it was told, which is sent again while it lacks descriptors."""
 
 REPLACED_AFTER = SILENT_AFTER + 2 * PING_INTERVAL
 """Seconds without an answer after which even killing it has not helped."""
@@ -81,19 +86,22 @@ class Crew:
         reactor: Reactor,
         board: Scoreboard,
         emit: Callable[[Event], None],
-        live: Callable[[Channel, Row], NoReturn],
+        live: Callable[[WorkerChannel, Row], NoReturn],
     ) -> None:
         """Make an empty crew; `live` is called in each forked process and never returns."""
         self._reactor = reactor
         self._board = board
+        board.keep_from_children()
         self._emit = emit
         self._live = live
         self._slots: list[Slot] = []
         self._hands: dict[int, Hand] = {}
         self._assignment: Assignment | None = None
         self._log: int | None = None
+        self._log_serial = 0
         self._next_ping = inf
         self._timer = Timer(self._tick)
+        self._lock_watch = LockWatch(reactor, board, self._hands, self._on_lock_held)
         reactor.add(self._timer)
 
     # -- what the supervisor asks for ---------------------------------------------------------------------------------
@@ -112,8 +120,9 @@ class Crew:
     def reopen(self, descriptor: int) -> None:
         """Make everyone log to `descriptor`, which stays open until the next call."""
         self._log = descriptor
+        self._log_serial += 1
         for hand in self._hands.values():
-            hand.tell(messages.Reopen(), [descriptor])
+            hand.reopen_log(self._log_serial, descriptor)
 
     def drain(self, timeout: float) -> None:
         """Make everyone accept no more and leave when their connections have ended."""
@@ -149,11 +158,6 @@ class Crew:
         ]
 
     @property
-    def log_reopened(self) -> bool:
-        """Whether every worker writes to the log file that was opened last."""
-        return True
-
-    @property
     def empty(self) -> bool:
         """Whether everyone is gone, and nobody is to come."""
         return not self._hands and not self._slots
@@ -177,6 +181,11 @@ class Crew:
         hands = (slot.hand for slot in self._slots)
         return all(hand and hand.generation >= generation and not hand.behind for hand in hands)
 
+    @property
+    def log_reopened(self) -> bool:
+        """Whether every worker has confirmed that it logs to the descriptor of the newest `reopen`."""
+        return all(hand.log_reopened for hand in self._hands.values())
+
     # -- within -------------------------------------------------------------------------------------------------------
 
     def _resize(self, count: int, now: float) -> None:
@@ -199,13 +208,13 @@ class Crew:
     def _instruct(self, hand: Hand) -> None:
         assignment = self._current
         sockets = [] if hand.asked_to_leave else assignment.sockets
-        message = messages.Assign(assignment.generation, tuple(name for name, _ in sockets))
+        message = messages.Configure(assignment.generation, tuple(name for name, _ in sockets))
         hand.tell(message, [assignment.config, *(sock.fileno() for _, sock in sockets)])
 
     def _catch_up(self, hand: Hand) -> None:
         hand.behind = False
         if self._log is not None:
-            hand.tell(messages.Reopen(), [self._log])
+            hand.reopen_log(self._log_serial, self._log)
         if self._slots:  # else all were told to leave, which needs no descriptors
             self._instruct(hand)
 
@@ -222,33 +231,16 @@ class Crew:
         self._instruct(slot.hand)
 
     def _hire(self, row: Row, now: float) -> Hand:
-        ours, theirs = messages.pair()
-        try:
-            pid = self._fork(theirs, row)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        hand = self._hands[pid] = Hand(ours, row, pid, now)
+        hand = fork(self._live, row, now, self._log_serial)
+        self._hands[hand.pid] = hand
         self._reactor.adopt(hand)
         return hand
-
-    def _fork(self, theirs: Channel, row: Row) -> int:
-        signals.hold()
-        try:
-            pid = os.fork()
-            if not pid:
-                self._live(theirs, row)
-            return pid
-        finally:
-            signals.let_go()
 
     def _bury(self, hand: Hand, status: int, now: float) -> None:
         hand.retire()
         self._reactor.touch(hand)
         lost = self._board.settle(hand.row.number)
-        if status == 0:  # it was asked to leave, perhaps recalled too late
+        if status == 0 and not hand.violation:  # it was asked to leave, perhaps recalled too late
             self._emit(WorkerExited(slot=hand.row.number, pid=hand.pid))
         else:
             self._emit(
@@ -258,6 +250,7 @@ class Crew:
                     status=status if status >= 0 else None,
                     signal=signals.name(-status) if status < 0 else None,
                     silent=hand.silent or None,
+                    violation=hand.violation,
                     lost=lost.connections,
                     received=lost.received,
                     echoed=lost.echoed,
@@ -279,7 +272,7 @@ class Crew:
             self._emit(WorkerThrottled(delay=delay, workers=len(self._slots)))
         slot.throttled = delay > FIRST
 
-    def _dismiss(self, message: messages.Message) -> None:
+    def _dismiss(self, message: messages.Command) -> None:
         self._slots.clear()
         for hand in self._hands.values():
             hand.tell(message)
@@ -296,14 +289,29 @@ class Crew:
     def _ping(self, *, on_time: bool, now: float) -> None:
         for hand in self._hands.values():
             if not on_time:
-                hand.heard = now
-            elif now - hand.heard >= HUNG_AFTER and not hand.silent:
+                hand.heard = hand.confirmed_at = now
+            if hand.confirmed or not self._slots:  # without slots nothing is sent again
+                hand.confirmed_at = now
+            if now - hand.heard >= HUNG_AFTER and not hand.silent:
                 hand.silent = True
                 hand.kill()
+            elif now - hand.confirmed_at >= CONFIRM_TIMEOUT:
+                self._accuse(hand, "did not confirm what it was told")
             if hand.behind:
                 self._catch_up(hand)
-            with suppress(OSError):  # a full channel is silence too
-                hand.channel.send(messages.Ping())
+            hand.ping()
+        self._lock_watch.check(now)
+
+    def _on_lock_held(self, pid: int) -> None:
+        if hand := self._hands.get(pid):
+            self._accuse(hand, "kept the admission lock from other workers")
+        else:  # a child of a worker: no other process can have the lock
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _accuse(self, hand: Hand, violation: str) -> None:
+        hand.accuse(violation)
+        self._reactor.touch(hand)
 
     def _schedule(self) -> None:
         waiting: Iterable[float] = (slot.due for slot in self._slots if slot.hand is None)

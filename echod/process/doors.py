@@ -4,31 +4,48 @@ Rules
     Opening is a transaction: either everything that was asked for is bound, or nothing new is.
     Inherited sockets are never closed before the end, since nobody could ask for them again: a configuration that does
     not use them is refused before it comes here.
+    Workers share these sockets, and may be hostile: shutdown(2) by one of them ends the listening of all, and frees the
+    port. So the supervisor looks once a second whether each socket still listens.
+
+Known limit: a Unix socket that was shut down cannot listen again, only a new one at its path could (unix(7)). Its loss
+is logged, and reloads are refused until echod is restarted.
 
 Fails: StartError or ConfigError from `open` says which listener and why.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from contextlib import ExitStack
+import os
+import select
+import socket
+import struct
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from echod.config import plan
 from echod.errors import StartError
-from echod.events import FaultsEnabled, ListenerClosed, ListenerOpened, ListenerSkipped
+from echod.events import (
+    FaultsEnabled,
+    ListenerClosed,
+    ListenerFailed,
+    ListenerOpened,
+    ListenerRestored,
+    ListenerSkipped,
+)
 from echod.net import sockets
 from echod.net.caller import Origin
 from echod.process.channel import MOST_DESCRIPTORS
 from echod.process.status import ListenerStatus
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterable, Mapping
 
     from echod.config.listeners import Listener
     from echod.config.plan import Identity
     from echod.events import Event
+    from echod.net.sockets import Address
 
 
 class Doors:
@@ -39,11 +56,16 @@ class Doors:
         self._inherited = inherited
         self._sockets: dict[Identity, list[socket.socket]] = {}
         self._skipped: dict[Identity, list[sockets.Skipped]] = {}
+        self._addresses: dict[socket.socket, Address] = {}
+        """What each socket was bound to: one that is shut down may lose its port."""
+        self._lost: set[socket.socket] = set()
+        """Those that cannot listen again."""
 
     def open(self, listeners: Iterable[Listener], keep: Iterable[Listener] = ()) -> None:
         """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound.
 
-        With those of the listeners to `keep`, all sockets must fit into one message to a worker.
+        With those of the listeners to `keep`, all sockets must fit into one message to a worker. Each of those must
+        listen, or be able to do so again.
         """
         opened: dict[Identity, list[socket.socket]] = {}
         skipped: dict[Identity, list[sockets.Skipped]] = {}
@@ -59,9 +81,12 @@ class Doors:
             count = len(self.of(keep)) + sum(map(len, opened.values()))
             if count >= MOST_DESCRIPTORS:
                 raise StartError(f"the listeners need {count} sockets, and {MOST_DESCRIPTORS - 1} is the most")
+            for name, sock in self.of(keep):
+                self._require_listening(name, sock)
             undo.pop_all()
         self._sockets |= opened
         self._skipped |= skipped
+        self._addresses |= {sock: sock.getsockname() for found in opened.values() for sock in found}
 
     def adjust(self, listeners: Iterable[Listener]) -> None:
         """Let the sockets of `listeners`, which are open, have the options that they now have."""
@@ -69,7 +94,8 @@ class Doors:
             for _, sock in self.of([listener]):
                 sockets.tune(sock, listener)
                 if listener.kind != "udp" and listener.name not in self._inherited:
-                    sock.listen(listener.backlog)
+                    with suppress(OSError):  # it was shut down this very moment: `check_listening` says so
+                        sock.listen(listener.backlog)
 
     def close(self, listeners: Iterable[Listener]) -> None:
         """Close the sockets of `listeners`."""
@@ -77,13 +103,33 @@ class Doors:
             same = self._identity(listener)
             self._skipped.pop(same, None)
             for sock in self._sockets.pop(same, []):
-                sock.close()
+                self._addresses.pop(sock)
+                self._lost.discard(sock)
+                _close(sock)
 
     def close_all(self) -> None:
         """Close whatever is left, at the end of the process."""
         for opened in self._sockets.values():
             for sock in opened:
-                sock.close()
+                _close(sock)
+
+    def check_listening(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
+        """Make each socket of `listeners` that was shut down listen again, or emit once that it cannot."""
+        for listener in listeners:
+            for _, sock in self.of([listener]):
+                if _is_listening(sock):
+                    continue
+                address, port = sockets.place(self._addresses[sock])
+                where = Origin(listener.name, address, port, sockets.network(sock.family), listener.kind).facts()
+                try:
+                    _listen_again(sock, self._addresses[sock], listener.backlog)
+                except OSError as error:
+                    if sock not in self._lost:
+                        emit(ListenerFailed(**where, error=sockets.error_name(error)))
+                    self._lost.add(sock)
+                else:
+                    self._lost.discard(sock)
+                    emit(ListenerRestored(**where))
 
     def of(self, listeners: Iterable[Listener]) -> list[tuple[str, socket.socket]]:
         """Return (name, socket) of every socket of `listeners`."""
@@ -135,3 +181,43 @@ class Doors:
 
     def _identity(self, listener: Listener) -> Identity:
         return plan.identity(listener, self._inherited)
+
+    def _require_listening(self, name: str, sock: socket.socket) -> None:
+        if _is_listening(sock):
+            return
+        address = self._addresses[sock]
+        try:
+            _listen_again(sock, address, socket.SOMAXCONN)
+        except OSError as error:
+            raise StartError(
+                f'listener "{name}": {sockets.text(address)}: the socket was shut down and cannot listen again: '
+                f"{error.strerror}; free the address or restart echod",
+                errno=error.errno,
+            ) from None
+
+
+def _is_listening(sock: socket.socket) -> bool:
+    """Tell whether a stream socket takes connections; true for others."""
+    if sock.type != socket.SOCK_STREAM:
+        return True
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)  # what a Unix socket shows that was shut down: it counts as listening
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) and not poll.poll(0)
+
+
+def _listen_again(sock: socket.socket, address: Address, backlog: int) -> None:
+    if sock.family == socket.AF_UNIX:  # which is bound for ever, and only seems to listen
+        raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+    try:
+        sock.bind(address)  # a port that the kernel had chosen is lost, though getsockname(2) still says it
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EACCES}:  # it is bound still; without the right to do that, too
+            raise
+    sock.listen(backlog)
+
+
+def _close(sock: socket.socket) -> None:
+    # A worker may have connected it, with bytes to send and SO_LINGER: the last one to close it would wait for them.
+    with suppress(OSError):  # closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+    sock.close()

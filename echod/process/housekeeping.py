@@ -24,7 +24,7 @@ INTERVAL = 1.0
 
 
 class Housekeeping(Timer):
-    """Looks after the runtime directory."""
+    """Looks after the runtime directory and the listening sockets."""
 
     __slots__ = ("_control", "_directory_error", "_emit", "_estate", "_reactor")
 
@@ -47,6 +47,7 @@ class Housekeeping(Timer):
 
     def _on_interval(self, now: float) -> None:
         self._restore_runtime_directory()
+        self._estate.doors.check_listening(self._estate.settings.config.doors, self._emit)
         self.start(now)
 
     def _restore_runtime_directory(self) -> None:

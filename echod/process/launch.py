@@ -63,7 +63,7 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
         estate = Estate(now, directory, doors, log, board, who, manager, nohup)
         starter = daemonize.Starter(-1)
         if not foreground:
-            starter = daemonize.detach([*directory.filenos(), board.lock, log.sink.fd, *doors.filenos()])
+            starter = daemonize.detach([*directory.filenos(), *board.filenos(), log.sink.fd, *doors.filenos()])
         _live(estate, starter)
 
 

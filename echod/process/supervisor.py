@@ -9,7 +9,7 @@ Rules
     second INT, from a person at a terminal, ends it.
     What asks for a reload during a reload is answered by the next one, which begins after it.
     Once a reload has bound everything nothing refuses any more: a worker that does not answer is replaced, and its
-    successor's answer counts. What is no longer listed is closed after all have answered.
+    successor's answer counts. Listeners that are no longer listed are closed once every worker has answered.
     Towards whoever started us, "ready" means that the next connect works.
 
 Fails: StartError when no worker comes up at the start; OSError when the poller is broken for good.
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from echod.observe.scoreboard import Row
-    from echod.process.channel import Channel
+    from echod.process.channel import WorkerChannel
     from echod.process.control_connection import ControlConnection, Request
     from echod.process.status import Status
 
@@ -226,11 +226,10 @@ class Supervisor:
         self._tell_manager()
 
     def _assign(self, memfd: int, now: float) -> None:
-        config = self._estate.settings.config
-        sockets = self._estate.doors.of(config.doors)
-        self._crew.assign(Assignment(self._generation, config.daemon.worker_count, memfd, sockets), now)
+        config, doors = self._estate.settings.config, self._estate.doors
+        self._crew.assign(Assignment(self._generation, config.daemon.worker_count, memfd, doors.of(config.doors)), now)
 
-    def _live(self, channel: Channel, row: Row) -> NoReturn:
+    def _live(self, channel: WorkerChannel, row: Row) -> NoReturn:
         worker.live(channel, row, self._estate.log, self._estate.settings.poller, self._estate.who)
 
     # -- reload -------------------------------------------------------------------------------------------------------

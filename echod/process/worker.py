@@ -1,7 +1,7 @@
 """A worker: one poller, one loop, its row of the scoreboard; speaks to the network and has no rights.
 
 Rules
-    It does what the channel says: assign, drain, stop, reopen, ping. Signals mean nothing to it.
+    It does what the channel says: configure, drain, stop, reopen, heartbeat. Signals mean nothing to it.
     Its first act is to close every descriptor that is not its own; a sibling's end of a channel would keep that sibling
     from ever seeing the supervisor's death.
     Descriptors that the channel brings must not find all taken: when they do, it gives up its own copies of the
@@ -33,8 +33,10 @@ from echod.net.poller import POLLERS
 from echod.net.reactor import Handler, Reactor
 from echod.net.setting import Setting
 from echod.net.stream import Stream
+from echod.observe import sink
+from echod.observe.gate import Gate
 from echod.observe.pages import Pages
-from echod.observe.scoreboard import Column, Gate
+from echod.observe.scoreboard import Column
 from echod.observe.tally import STALL, Tally
 from echod.process import certificates, descriptors, privileges, signals
 from echod.process import channel as messages
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from echod.config.models import Config
     from echod.observe.log import Log
     from echod.observe.scoreboard import Row
-    from echod.process.channel import Channel
+    from echod.process.channel import WorkerChannel
     from echod.process.privileges import Identity
 
 LOST_TIMEOUT = 1.8
@@ -59,14 +61,16 @@ LAST_WORDS = 0.5
 """Seconds that a leaving process gives a slow reader of its log."""
 
 
-def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None) -> NoReturn:
+def live(channel: WorkerChannel, row: Row, log: Log, poller: str, who: Identity | None) -> NoReturn:
     """Be a worker from the fork to the end of the process."""
     status = 1
     try:
         signals.become_worker()
+        row = row.board.own(row.number)
         log.move_to(row)
+        log.sink.replace(sink.open_again(log.sink.fd))
         row[Column.PID] = os.getpid()
-        descriptors.close_all_but({0, 1, 2, channel.fileno(), log.sink.fd, row.board.lock})
+        descriptors.close_all_but({0, 1, 2, *channel.filenos(), log.sink.fd, row.board.lock})
         if who:
             privileges.become(who)
         Worker(channel, row, log, poller).run()
@@ -95,7 +99,7 @@ class Worker(Handler):
         "_unsaid",
     )
 
-    def __init__(self, channel: Channel, row: Row, log: Log, poller: str) -> None:
+    def __init__(self, channel: WorkerChannel, row: Row, log: Log, poller: str) -> None:
         super().__init__(channel.fileno())
         self._channel = channel
         self._row = row
@@ -107,7 +111,7 @@ class Worker(Handler):
         self._setting: Setting | None = None
         self._leaving: CloseReason | None = None
         self._spare: int | None = os.dup(0)
-        self._unsaid: deque[messages.Message] = deque()
+        self._unsaid: deque[messages.Answer] = deque()
 
     def run(self) -> None:
         """Turn the loop until there is nothing left to do."""
@@ -157,17 +161,18 @@ class Worker(Handler):
 
     def _obey(self, received: messages.Received, now: float) -> None:
         match received.message:
-            case messages.Assign() as assignment:
+            case messages.Configure() as assignment:
                 self._assign(assignment, received.descriptors, now)
             case messages.Drain(timeout):
                 self._drain(timeout, now)
             case messages.Stop():
                 self._leaving = CloseReason.STOPPED
                 self._cut(CloseReason.STOPPED, now)
-            case messages.Reopen():
+            case messages.ReopenLog(serial):
                 self._log.sink.replace(received.descriptors[0])
-            case messages.Ping():
-                self._say(messages.Pong())
+                self._say(messages.LogReopened(serial))
+            case messages.Heartbeat():
+                self._say(messages.HeartbeatReply())
                 self._log.tick()
                 for stream in self._streams():
                     stream.account()
@@ -175,7 +180,7 @@ class Worker(Handler):
                 for listener in self._listeners.values():
                     self._reactor.renew(listener)
 
-    def _assign(self, assignment: messages.Assign, received: list[int], now: float) -> None:
+    def _assign(self, assignment: messages.Configure, received: list[int], now: float) -> None:
         config, materials = messages.from_memfd(received[0])
         try:
             contexts = certificates.contexts(config.listener, materials)
@@ -210,14 +215,14 @@ class Worker(Handler):
         if self._spare is None:
             with suppress(OSError):
                 self._spare = os.dup(0)
-        self._say(messages.Answer(assignment.generation))
+        self._say(messages.Configured(assignment.generation))
 
     def _miss(self) -> None:
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
         self._shut_doors()  # the sockets live on in the supervisor
-        self._say(messages.Missed())
+        self._say(messages.DescriptorsLost())
 
     def _listener(self, config: models.Listener, sock: socket.socket, setting: Setting) -> Listener | Datagrams:
         if config.name == ADMIN:
@@ -259,7 +264,7 @@ class Worker(Handler):
         for identity, listener in list(self._listeners.items()):
             if not isinstance(listener, AdminListener):  # which says to the end that echod is not ready
                 self._release(self._listeners.pop(identity), now)
-        self._say(messages.Released())
+        self._say(messages.ListenersClosed())
         for stream in self._streams():
             stream.drain(now)
             self._reactor.touch(stream)
@@ -296,7 +301,7 @@ class Worker(Handler):
         streams = (handler for handler in self._reactor.handlers if isinstance(handler, Stream) and not handler.done)
         return (stream for stream in streams if not isinstance(stream, AdminStream))
 
-    def _say(self, message: messages.Message) -> None:
+    def _say(self, message: messages.Answer) -> None:
         self._unsaid.append(message)
         # When memory is short, or the supervisor is stopped, it is said with the next answer to a ping.
         with suppress(OSError):

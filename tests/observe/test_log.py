@@ -57,7 +57,7 @@ class Paper:
         os.set_blocking(self.reader, False)
         os.set_blocking(writer, False)
         self.board = Scoreboard()
-        stack.callback(os.close, self.board.lock)
+        stack.callback(self.board.close)
         self.row = self.board.row(0)
         self.log = Log(models.Log(**({"cap": 0} | changes)), writer, self.row)
         stack.callback(lambda: os.close(self.log.sink.fd))

@@ -45,7 +45,7 @@ def board() -> Iterator[Scoreboard]:
     first[DURATIONS.first + 1] = 1
     second[DURATIONS.end - 1] = 1
     yield made
-    os.close(made.lock)
+    made.close()
 
 
 def samples(families: Iterable[Metric]) -> Samples:

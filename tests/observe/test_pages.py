@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +20,7 @@ def board() -> Iterator[Scoreboard]:
     """Make a scoreboard."""
     made = Scoreboard()
     yield made
-    os.close(made.lock)
+    made.close()
 
 
 @pytest.mark.parametrize(
@@ -67,4 +66,4 @@ def test_whatever_accept_says(accept: str) -> None:
     try:
         assert 200 == Pages(board)("/metrics", accept).status
     finally:
-        os.close(board.lock)
+        board.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from echod.observe.sink import FILE_BYTES, QUEUE_BYTES, Sink, open_file, open_standard_output
+from echod.observe.sink import FILE_BYTES, QUEUE_BYTES, Sink, open_again, open_file, open_standard_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -587,3 +587,32 @@ def test_an_output_that_may_not_be_opened_anew(stack: ExitStack, monkeypatch: py
         sink.flush()
 
     assert (True, True, b"".join(lines)) == (os.get_blocking(opened), stuck, found + read(reader))
+
+
+def test_log_that_is_opened_again_has_flags_of_its_own(tmp_path: Path) -> None:
+    """A process that takes O_NONBLOCK or O_APPEND from its descriptor does not take it from the other one."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    file = open_file(str(tmp_path / "log"))
+    for fd in (writer, file):
+        kept = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK
+        before = fcntl.fcntl(fd, fcntl.F_GETFL) & kept
+        copy = open_again(fd)
+        same = fcntl.fcntl(copy, fcntl.F_GETFL) & kept
+        fcntl.fcntl(copy, fcntl.F_SETFL, 0)
+        after = fcntl.fcntl(fd, fcntl.F_GETFL) & kept
+        os.close(copy)
+
+        assert (before, before) == (same, after)
+    for fd in (reader, writer, file):
+        os.close(fd)
+
+
+def test_socket_that_is_opened_again_is_a_duplicate() -> None:
+    """The kernel opens no socket by its path: what is written to the duplicate arrives."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        copy = open_again(theirs.fileno())
+        os.write(copy, b"through")
+        os.close(copy)
+
+        assert b"through" == ours.recv(7)

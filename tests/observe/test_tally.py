@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +21,7 @@ def row() -> Iterator[Row]:
     """Return the row of a worker."""
     board = Scoreboard()
     yield board.take_row(())
-    os.close(board.lock)
+    board.close()
 
 
 def noted(row: Row, histogram: Histogram) -> tuple[int, dict[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from echod.net.reactor import Reactor
-    from echod.process.channel import Channel
+    from echod.process.channel import WorkerChannel
 
 
-def obedient(channel: Channel, row: Row) -> NoReturn:
+def obedient(channel: WorkerChannel, row: Row) -> NoReturn:
     """Live as a worker that answers each assignment and leaves with 0 when it is told to, or is left alone."""
     row[Column.ACCEPTED] += 2
     row[Column.RECEIVED] += 100
@@ -34,59 +35,61 @@ def obedient(channel: Channel, row: Row) -> NoReturn:
         select.select([channel], [], [])
         received = channel.receive()
         match received.message if received else messages.Stop():
-            case messages.Assign(generation, ()):
-                channel.send(messages.Answer(generation))
+            case messages.Configure(generation, ()):
+                channel.send(messages.Configured(generation))
                 os._exit(0)
-            case messages.Assign(generation):
-                channel.send(messages.Answer(generation))
-            case messages.Ping():
-                channel.send(messages.Pong())
+            case messages.Configure(generation):
+                channel.send(messages.Configured(generation))
+            case messages.Heartbeat():
+                channel.send(messages.HeartbeatReply())
+            case messages.ReopenLog(serial):
+                channel.send(messages.LogReopened(serial))
             case messages.Drain():
-                channel.send(messages.Released())
+                channel.send(messages.ListenersClosed())
             case messages.Stop():
                 os._exit(0)
 
 
-def deaf(channel: Channel, row: Row) -> NoReturn:
+def deaf(channel: WorkerChannel, row: Row) -> NoReturn:
     """Live as a worker that never says a word."""
     while True:
         signal.pause()
 
 
-def crammed(channel: Channel, row: Row) -> NoReturn:
+def crammed(channel: WorkerChannel, row: Row) -> NoReturn:
     """Live as a worker that finds no descriptors for what it is told first, and takes what it is told then."""
     told = 0
     while True:
         select.select([channel], [], [])
         received = channel.receive()
         match received.message if received else messages.Stop():
-            case messages.Assign(generation):
+            case messages.Configure(generation):
                 told += 1
-                channel.send(messages.Answer(generation) if told > 1 else messages.Missed())
-            case messages.Reopen():
+                channel.send(messages.Configured(generation) if told > 1 else messages.DescriptorsLost())
+            case messages.ReopenLog(serial):
                 row[Column.ACTIVE] += 1
+                channel.send(messages.LogReopened(serial))
             case messages.Stop():
                 os._exit(0)
 
 
-def forgetful(channel: Channel, row: Row) -> NoReturn:
+def forgetful(channel: WorkerChannel, row: Row) -> NoReturn:
     """Live as a worker that finds no descriptors for the log when it is told of it first, and takes all else."""
     told = 0
     while True:
         select.select([channel], [], [])
         received = channel.receive()
         match received.message if received else messages.Stop():
-            case messages.Assign(generation):
-                channel.send(messages.Answer(generation))
-            case messages.Reopen():
+            case messages.Configure(generation):
+                channel.send(messages.Configured(generation))
+            case messages.ReopenLog(serial):
                 told += 1
-                if told == 1:
-                    channel.send(messages.Missed())
+                channel.send(messages.LogReopened(serial) if told > 1 else messages.DescriptorsLost())
             case messages.Stop():
                 os._exit(0)
 
 
-def stillborn(channel: Channel, row: Row) -> NoReturn:
+def stillborn(channel: WorkerChannel, row: Row) -> NoReturn:
     """Die before the first answer."""
     os._exit(7)
 
@@ -94,7 +97,7 @@ def stillborn(channel: Channel, row: Row) -> NoReturn:
 class World:
     """A crew, its scoreboard and its record of events; time passes only by `pass_time`."""
 
-    def __init__(self, reactor: Reactor, recorder: Any, live: Callable[[Channel, Row], NoReturn]) -> None:
+    def __init__(self, reactor: Reactor, recorder: Any, live: Callable[[WorkerChannel, Row], NoReturn]) -> None:
         self.reactor = reactor
         self.recorder = recorder
         self.board = Scoreboard()
@@ -105,11 +108,11 @@ class World:
         reactor._clock = lambda: self.now
         self.generation = 0
 
-    def _one(self, channel: Channel, row: Row) -> NoReturn:
+    def _one(self, channel: WorkerChannel, row: Row) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.alarm(60)  # whatever goes wrong with the test, its workers end
         try:
-            self.live(channel, row)
+            self.live(channel, row.board.own(row.number))
         finally:
             os._exit(99)
 
@@ -146,7 +149,7 @@ class World:
         self.until(lambda: not self.pids())
         if self.crew._assignment:
             os.close(self.crew._assignment.config)
-        os.close(self.board.lock)
+        self.board.close()
 
 
 class _Fd:
@@ -303,7 +306,7 @@ def test_a_worker_that_cannot_be_told_is_killed(world: World) -> None:
     (hand,) = world.crew._hands.values()
     with suppress(BlockingIOError):
         while True:
-            hand.channel.send(messages.Ping())
+            hand.channel.send(messages.Heartbeat())
     world.live = obedient
     world.assign(1)
     world.until(lambda: not world.pids())
@@ -344,6 +347,98 @@ def test_who_has_missed_the_log_does_not_serve_yet(world: World) -> None:
     assert not world.crew.serves(2)
     world.pass_time(module.PING_INTERVAL)
     world.until(lambda: world.crew.serves(2))
+
+
+def test_log_is_reopened_once_every_worker_has_confirmed(world: World) -> None:
+    """A worker that was forked after the reopen has the new descriptor already, and has nothing to confirm."""
+    world.assign(1)
+    world.until(lambda: world.crew.serves(1))
+    assert world.crew.log_reopened
+    os.kill(world.pids()[0], signal.SIGSTOP)
+    world.crew.reopen(0)
+    world.assign(2)
+    world.until(lambda: any(hand.generation == 2 for hand in world.crew._hands.values()))
+    before = world.crew.log_reopened
+    stopped, _ = world.pids()
+    os.kill(stopped, signal.SIGCONT)
+    world.until(lambda: world.crew.log_reopened)
+
+    assert not before
+
+
+def test_log_is_not_reopened_while_a_worker_lacks_the_descriptor(world: World) -> None:
+    """It counts once it was told again, with the next heartbeat."""
+    world.live = forgetful
+    world.assign(1)
+    world.until(lambda: world.crew.serves(1))
+    world.crew.reopen(0)
+    (hand,) = world.crew._hands.values()
+    world.until(lambda: hand.behind)
+    assert not world.crew.log_reopened
+    world.pass_time(module.PING_INTERVAL)
+    world.until(lambda: world.crew.log_reopened)
+
+
+def liar(channel: WorkerChannel, row: Row) -> NoReturn:
+    """Live as a worker that confirms a configuration of the future, once it has served the present one."""
+    while True:
+        select.select([channel], [], [])
+        received = channel.receive()
+        match received.message if received else messages.Stop():
+            case messages.Configure(generation):
+                channel.send(messages.Configured(generation))
+            case messages.Heartbeat():
+                channel.send(messages.Configured(1_000_000))
+            case messages.Stop():
+                os._exit(0)
+
+
+def test_worker_that_breaks_a_rule_is_replaced_and_logged(world: World) -> None:
+    """The record names slot and rule; the replacement comes after 0.1 s and serves."""
+    world.live = liar
+    world.assign(1)
+    world.until(lambda: world.crew.serves(1))
+    world.live = obedient
+    world.pass_time(module.PING_INTERVAL)
+    world.until(lambda: not world.pids())
+    died = vars(world.recorder.events[-1])
+
+    assert "worker.died" == world.recorder.names()[-1]
+    assert (1, "SIGKILL") == (died["slot"], died["signal"])
+    assert "confirmed a configuration that it was not sent" == died["violation"]
+    world.pass_time(0.11)
+    world.until(lambda: world.crew.serves(1))
+
+
+def evasive(channel: WorkerChannel, row: Row) -> NoReturn:
+    """Live as a worker that answers every heartbeat, and says of all else that its descriptors were lost."""
+    while True:
+        select.select([channel], [], [])
+        received = channel.receive()
+        match received.message if received else messages.Stop():
+            case messages.Heartbeat():
+                channel.send(messages.HeartbeatReply())
+            case messages.Stop():
+                os._exit(0)
+            case _:
+                channel.send(messages.DescriptorsLost())
+
+
+def test_worker_that_confirms_nothing_is_replaced(world: World) -> None:
+    """A reload waits for every worker: one that always asks for the descriptors again cannot keep it for ever."""
+    world.live = evasive
+    world.assign(1)
+    (pid,) = world.pids()
+    for _ in range(int(module.CONFIRM_TIMEOUT) - 1):
+        world.pass_time(module.PING_INTERVAL)
+        heard = next(iter(world.crew._hands.values())).heard
+        world.until(lambda heard=heard: next(iter(world.crew._hands.values())).heard > heard)  # type: ignore[misc]
+    assert [pid] == world.pids()
+    world.live = obedient
+    world.pass_time(module.PING_INTERVAL)
+    world.until(lambda: not world.pids())
+
+    assert "did not confirm what it was told" == vars(world.recorder.events[-1])["violation"]
 
 
 def test_drain_stop_and_kill_end_everyone(world: World) -> None:
@@ -400,6 +495,7 @@ def test_many_lives_leave_no_descriptors(world: World) -> None:
     """Twenty deaths and twenty assignments later this process holds what it held before."""
     world.assign(2)
     world.until(lambda: world.crew.serves(1))
+    gc.collect()  # mappings that other tests have left hold a descriptor each
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # a Path would hold one more
     for _ in range(20):
         victim = world.pids()[0]

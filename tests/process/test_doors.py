@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -168,3 +171,122 @@ def test_sockets_are_not_inherited(doors: Doors) -> None:
     doors.open([ONE])
 
     assert [False] == [os.get_inheritable(fd) for fd in doors.filenos()]
+
+
+# -- sockets that a worker has shut down ------------------------------------------------------------------------------
+
+
+def shut_down(sock: socket.socket) -> None:
+    """Do what a hostile worker can do with its copy of a listening socket."""
+    sock.shutdown(socket.SHUT_RD)
+
+
+def check(doors: Doors, *listeners: Listener) -> list[dict[str, object]]:
+    """Let the doors look once, and return what they emit."""
+    said: list[Event] = []
+    doors.check_listening(listeners, said.append)
+    return [{"event": event.name} | vars(event) for event in said]
+
+
+def test_sockets_that_listen_are_left_alone(doors: Doors, tmp_path: Path) -> None:
+    """Of TCP, UDP and Unix sockets that nobody has touched nothing is said."""
+    udp = Listener(name="udp", kind="udp", address="127.0.0.1:0")
+    path = Listener(name="path", kind="unix", address=f"{tmp_path}/sock")
+    doors.open([ONE, udp, path])
+
+    assert [] == check(doors, ONE, udp, path)
+
+
+@pytest.mark.parametrize("chosen", [True, False], ids=["a port of the kernel's choice", "a configured port"])
+def test_socket_that_was_shut_down_listens_again(doors: Doors, chosen: bool) -> None:
+    """On the port that it had, also where the kernel has taken that back; one warning names the address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listener = ONE if chosen else Listener(name="one", address=f"127.0.0.1:{port}")
+    doors.open([listener])
+    [(_, sock)] = doors.of([listener])
+    address = sock.getsockname()
+    shut_down(sock)
+    [said] = check(doors, listener)
+
+    assert ("listener.restored", "one", *address) == tuple(
+        said[key] for key in ("event", "listener", "address", "port")
+    )
+    with socket.create_connection(address, 5):
+        pass
+    assert [] == check(doors, listener)
+
+
+def test_socket_whose_port_was_taken_is_lost_until_it_is_free(doors: Doors) -> None:
+    """That is said once; each look tries again, and the first that succeeds says so."""
+    doors.open([ONE])
+    [(_, sock)] = doors.of([ONE])
+    address = sock.getsockname()
+    shut_down(sock)
+    with socket.create_server(address):
+        first, second = check(doors, ONE), check(doors, ONE)
+    third = check(doors, ONE)
+
+    assert [("listener.failed", "EADDRINUSE", address[1])] == [(e["event"], e["error"], e["port"]) for e in first]
+    assert [] == second
+    assert ["listener.restored"] == [said["event"] for said in third]
+
+
+def test_reload_is_refused_while_a_socket_is_lost(doors: Doors) -> None:
+    """The error names listener, address and reason; what the reload has bound is closed; options raise nothing."""
+    doors.open([ONE])
+    [(_, sock)] = doors.of([ONE])
+    address = sock.getsockname()
+    shut_down(sock)
+    with socket.create_server(address):
+        before = count_descriptors()
+        with pytest.raises(StartError, match=rf'^listener "one": 127.0.0.1:{address[1]}: .*Address already in use'):
+            doors.open([TWO], keep=[ONE])
+        doors.adjust([ONE])
+
+        assert before == count_descriptors()
+        assert [] == doors.of([TWO])
+
+
+def test_reload_makes_a_socket_listen_again(doors: Doors) -> None:
+    """A reload that comes before the next look is not refused for what can be mended."""
+    doors.open([ONE])
+    [(_, sock)] = doors.of([ONE])
+    address = sock.getsockname()
+    shut_down(sock)
+    doors.open([TWO], keep=[ONE])
+
+    with socket.create_connection(address, 5):
+        pass
+
+
+def test_unix_socket_that_was_shut_down_is_lost(doors: Doors, tmp_path: Path) -> None:
+    """The kernel lets it listen no more, though it says that it does: its loss is said once."""
+    path = Listener(name="path", kind="unix", address=f"{tmp_path}/sock")
+    doors.open([path])
+    shut_down(doors.of([path])[0][1])
+    first, second = check(doors, path), check(doors, path)
+
+    assert [("listener.failed", "ESHUTDOWN")] == [(said["event"], said["error"]) for said in first]
+    assert [] == second
+
+
+def test_closing_does_not_wait_for_what_a_worker_has_left(doors: Doors) -> None:
+    """A worker may connect a socket that it has shut down, and let it linger: the last one to close it would wait."""
+    doors.open([ONE])
+    [(_, sock)] = doors.of([ONE])
+    shut_down(sock)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sock.setblocking(True)
+        sock.connect(silent.getsockname())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 5))
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(1 << 20))
+        sock.setblocking(True)
+        began = monotonic()
+        doors.close([ONE])
+        took = monotonic() - began
+
+    assert took < 1.0

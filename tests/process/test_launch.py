@@ -29,7 +29,7 @@ class FakeSupervisor:
         type(self).pid_file = (self.estate.directory.path / "echod.pid").read_text()
         self.estate.directory.socket.close()
         self.estate.doors.close(self.estate.settings.config.listener)
-        os.close(self.estate.board.lock)
+        self.estate.board.close()
         if self.outcome:
             raise self.outcome
 
@@ -97,7 +97,9 @@ def test_the_starter_is_told_of_a_failure(
         told = pipe.read()
 
     assert '[1,["no worker could start"]]' == told
-    assert 5 == len(set(kept)), "directory, lock, admission, log and one listening socket"
+    assert 7 == len(set(kept)), (
+        "directory, lock, admission, both memories of the scoreboard, log and a listening socket"
+    )
 
 
 @pytest.mark.parametrize(

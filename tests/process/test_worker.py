@@ -55,19 +55,18 @@ class Supervised:
         """Send an assignment with the one socket under each of `names`, and wait for the answer."""
         listeners = tuple(Listener(name=name, address=f"127.0.0.{n}:7") for n, name in enumerate(names or ["none"], 1))
         fd = messages.to_memfd(Config(limits=Limits(**limits), listener=listeners, log=LogTable(cap=most)), {})
-        self.channel.send(messages.Assign(generation, names), [fd, *[self.door.fileno()] * len(names)])
+        self.channel.send(messages.Configure(generation, names), [fd, *[self.door.fileno()] * len(names)])
         os.close(fd)
-        assert messages.Answer(generation) == self.hear()
+        assert messages.Configured(generation) == self.hear()
 
-    def hear(self) -> messages.Message | None:
+    def hear(self) -> messages.Answer | None:
         """Wait for what the worker says next; None when it has hung up."""
         end = monotonic() + PATIENCE
         while monotonic() < end:
             try:
-                received = self.channel.receive()
+                return self.channel.receive()
             except BlockingIOError:
                 continue
-            return received.message if received else None
         raise AssertionError("the worker says nothing")
 
     def until(self, condition: Callable[[], Any]) -> None:
@@ -91,7 +90,7 @@ class Supervised:
             self.until(self.ended)
         self.channel.close()
         self.door.close()
-        os.close(self.board.lock)
+        self.board.close()
 
 
 @pytest.fixture
@@ -121,23 +120,23 @@ def test_it_serves_what_it_is_assigned(supervised: Supervised) -> None:
 
 
 def test_it_keeps_only_what_is_its_own(supervised: Supervised) -> None:
-    """Of the descriptors of its parent it holds none but standard streams, channel, log and the admission lock.
+    """Of its parent's descriptors it holds standard streams, both halves of its channel, log and admission lock.
 
     A copy of standard input is its spare one.
     """
-    supervised.channel.send(messages.Ping())
+    supervised.channel.send(messages.Heartbeat())
     supervised.hear()
     held = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{supervised.pid}/fd").iterdir()}  # noqa: PTH115
     rest = sorted(what.split(":")[0] for fd, what in held.items() if fd > 2 and what != held[0])
 
-    assert ["/memfd", str(supervised.log_file), "socket"] == rest
+    assert ["/memfd", str(supervised.log_file), "pipe", "socket"] == rest
 
 
 def test_a_ping_is_answered(supervised: Supervised) -> None:
     """Whoever pongs lives."""
-    supervised.channel.send(messages.Ping())
+    supervised.channel.send(messages.Heartbeat())
 
-    assert messages.Pong() == supervised.hear()
+    assert messages.HeartbeatReply() == supervised.hear()
 
 
 def test_a_ping_ends_the_period_of_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +146,7 @@ def test_a_ping_ends_the_period_of_the_cap(tmp_path: Path, monkeypatch: pytest.M
         supervised.assign(1, "echo", most=1)
         with socket.create_connection(supervised.address) as one, socket.create_connection(supervised.address) as other:
             assert (b"hello", b"hello") == (echo(one), echo(other))
-            supervised.channel.send(messages.Ping())
+            supervised.channel.send(messages.Heartbeat())
             supervised.until(lambda: b"log.suppressed" in supervised.log_file.read_bytes())
 
 
@@ -156,9 +155,9 @@ def test_signals_mean_nothing_to_it(supervised: Supervised) -> None:
     supervised.assign(1, "echo")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(supervised.pid, number)
-    supervised.channel.send(messages.Ping())
+    supervised.channel.send(messages.Heartbeat())
 
-    assert messages.Pong() == supervised.hear()
+    assert messages.HeartbeatReply() == supervised.hear()
 
 
 def test_without_listeners_it_retires_unless_it_is_recalled(supervised: Supervised) -> None:
@@ -184,7 +183,7 @@ def test_drain_releases_the_listeners_and_ends_with_the_connections(supervised: 
     with socket.create_connection(supervised.address, PATIENCE) as client:
         assert b"hello" == echo(client)
         supervised.channel.send(messages.Drain(5.0))
-        assert messages.Released() == supervised.hear()
+        assert messages.ListenersClosed() == supervised.hear()
         assert b"" == client.recv(1)
     supervised.until(supervised.ended)
 
@@ -220,10 +219,11 @@ def test_without_a_supervisor_it_leaves(supervised: Supervised) -> None:
 
 
 def test_it_moves_its_log(supervised: Supervised, tmp_path: Path) -> None:
-    """After a reopen it writes to the descriptor that came along."""
+    """After a reopen it writes to the descriptor that came along, and confirms its serial."""
     fd = sink.open_file(str(tmp_path / "new.log"))
-    supervised.channel.send(messages.Reopen(), [fd])
+    supervised.channel.send(messages.ReopenLog(7), [fd])
     os.close(fd)
+    assert messages.LogReopened(7) == supervised.hear()
     supervised.assign(1, "echo")
     with socket.create_connection(supervised.address, PATIENCE) as client:
         assert b"hello" == echo(client)
@@ -247,7 +247,7 @@ def test_without_descriptors_left_it_makes_room(supervised: Supervised) -> None:
             for _ in range(max(held) + 2 - len(held))
         ]
         assert {b"hello"} == {echo(client) for client in clients}
-        with pytest.raises(AssertionError, match="Missed"):
+        with pytest.raises(AssertionError, match="DescriptorsLost"):
             supervised.assign(2, "echo")
         assert {b"still"} == {echo(client, b"still") for client in clients}
         supervised.assign(2, "echo")
@@ -274,18 +274,18 @@ def test_certificates_that_find_no_descriptor_are_missed(supervised: Supervised,
         answers = []
         for _ in range(2):
             fd = messages.to_memfd(config, {"secret": Material(pem, None)})
-            supervised.channel.send(messages.Assign(2, ("echo",)), [fd, supervised.door.fileno()])
+            supervised.channel.send(messages.Configure(2, ("echo",)), [fd, supervised.door.fileno()])
             os.close(fd)
             answers.append(supervised.hear())
         assert {b"still"} == {echo(client, b"still") for client in clients}
 
-    assert [messages.Missed(), messages.Answer(2)] == answers
+    assert [messages.DescriptorsLost(), messages.Configured(2)] == answers
 
 
 def test_what_ends_its_loop_is_one_line(supervised: Supervised) -> None:
     """A message that it cannot obey ends it with code 1 and says so; no traceback is printed."""
     reader, writer = os.pipe()
-    supervised.channel.send(messages.Assign(1, ("echo",)), [reader, writer])
+    supervised.channel.send(messages.Configure(1, ("echo",)), [reader, writer])
     supervised.until(supervised.ended)
     os.close(reader)
     os.close(writer)

@@ -50,7 +50,7 @@ WITH_UMASK = "import os, sys; os.umask(int(sys.argv[1], 8)); os.execv(sys.argv[2
 
 WITHOUT_SPACE = """
 import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
