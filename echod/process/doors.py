@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from echod.config import plan
 from echod.errors import StartError
 from echod.events import FaultsEnabled, ListenerClosed, ListenerOpened, ListenerSkipped
-from echod.net import sockets
+from echod.net import sockets, unix
 from echod.net.caller import Origin
 from echod.process.channel import MOST_DESCRIPTORS
 
@@ -102,7 +102,7 @@ class Doors:
                 "kind": listener.kind,
                 "address": listener.address,
                 "inherited": listener.name in self._inherited,
-                "bound": [sockets.text(sock.getsockname()) for _, sock in self.of([listener])],
+                "bound": [sockets.text(unix.bound_address(listener, sock)) for _, sock in self.of([listener])],
             }
             for listener in listeners
         ]
