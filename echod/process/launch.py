@@ -51,7 +51,8 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
             undo.enter_context(sock)
         now = settings.gather(path, foreground=foreground, inherited=frozenset(passed))
         daemon = now.config.daemon
-        who = privileges.identity(daemon.user, daemon.group)
+        who = privileges.resolve(daemon.user, daemon.group)
+        privileges.prove(who)
         directory = lock.prepare(daemon.runtime_directory)
         held = lock.Lock(directory)
         undo.callback(_leave, held, directory)  # after the doors: whoever takes the lock finds the addresses free

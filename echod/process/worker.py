@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from echod.observe.log import Log
     from echod.observe.scoreboard import Row
     from echod.process.channel import Channel
-    from echod.process.privileges import Identity
+    from echod.process.privileges import RunAs
 
 LOST_TIMEOUT = 1.8
 """Seconds that a worker without a supervisor sends what it holds: it is gone two seconds after the supervisor."""
@@ -59,7 +59,7 @@ LAST_WORDS = 0.5
 """Seconds that a leaving process gives a slow reader of its log."""
 
 
-def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None) -> NoReturn:
+def live(channel: Channel, row: Row, log: Log, poller: str, who: RunAs | None) -> NoReturn:
     """Be a worker from the fork to the end of the process."""
     status = 1
     try:
@@ -67,8 +67,7 @@ def live(channel: Channel, row: Row, log: Log, poller: str, who: Identity | None
         log.move_to(row)
         row[Column.PID] = os.getpid()
         descriptors.close_all_but({0, 1, 2, channel.fileno(), log.sink.fd, row.board.lock})
-        if who:
-            privileges.become(who)
+        privileges.drop_to(who)
         Worker(channel, row, log, poller).run()
         status = 0
     except Exception as error:  # noqa: BLE001  # no traceback ever reaches a user
