@@ -209,7 +209,7 @@ def _complain(line: str) -> None:
             from echod.observe import log
 
             os.write(2, log.journal_line(CommandFailed(error=line)))
-        else:
+        elif sys.stderr:  # else it was closed from the start, and print() would take standard output
             print(f"echod: {printable(line, len(line))}", file=sys.stderr, flush=True)
 
 

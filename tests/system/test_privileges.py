@@ -89,17 +89,20 @@ def capabilities(pid: int) -> dict[str, str]:
 
 
 def launch(daemon: Daemon, prefix: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a start that fails."""
-    return subprocess.run(
-        [*prefix, *ECHOD, "run", *options, "-c", str(daemon.file)],
-        capture_output=True,
-        encoding="utf-8",
-        stdin=subprocess.DEVNULL,
-        timeout=20 * SCALE,
-        env=environment(),
-        cwd=ROOT,
-        check=False,
-    )
+    """Run a start that fails; what it starts nevertheless is killed."""
+    try:
+        return subprocess.run(
+            [*prefix, *ECHOD, "run", *options, "-c", str(daemon.file)],
+            capture_output=True,
+            encoding="utf-8",
+            stdin=subprocess.DEVNULL,
+            timeout=20 * SCALE,
+            env=environment(),
+            cwd=ROOT,
+            check=False,
+        )
+    finally:
+        daemon.kill()
 
 
 @pytest.mark.parametrize(
