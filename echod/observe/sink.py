@@ -140,9 +140,3 @@ def open_standard_output() -> int:
         with suppress(OSError):
             return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     return os.dup(1)
-
-
-def open_file(path: str) -> int:
-    """Open the log file `path` to append, made if need be with mode 0640; raise OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    return os.open(path, flags, 0o640)
