@@ -33,9 +33,9 @@ MAX_VERSION = 40
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments`, by default the process's own, ask for; return the exit code."""
-    descriptors.open_standard_streams()
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # always a text file
     try:
+        descriptors.open_standard_streams()
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # always a text file
         options = _parser().parse_args(arguments)
         options.command(options)
         sys.stdout.flush()
@@ -66,9 +66,11 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from echod.process import settings
+    from echod.process import privileges, settings
 
-    path = settings.gather(options.config, foreground=True).path
+    checked = settings.gather(options.config, foreground=True)
+    privileges.check(checked.config.daemon.user, checked.config.daemon.group)
+    path = checked.path
     print(f"{path}: ok" if path else "no configuration file: the built-in defaults are ok")
 
 
@@ -229,7 +231,7 @@ def _complain(line: str) -> None:
             from echod.observe import log
 
             os.write(2, log.journal_line(CommandFailed(error=line)))
-        else:
+        elif sys.stderr:  # else it was closed from the start, and print() would take standard output
             print(f"echod: {printable(line, len(line))}", file=sys.stderr, flush=True)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from echod.net import sockets
+from echod.net import sockets, unix
 
 if TYPE_CHECKING:
     import socket
@@ -32,7 +32,7 @@ class Origin:
     @classmethod
     def of(cls, listener: Listener, sock: socket.socket) -> Origin:
         """Describe a listening socket of `listener`."""
-        address, port = sockets.place(sock.getsockname())
+        address, port = sockets.place(unix.bound_address(listener, sock))
         fault = bool(listener.faults.active) or None
         return cls(listener.name, address, port, sockets.network(sock.family), sockets.transport(sock), fault)
 

@@ -142,12 +142,6 @@ def open_standard_output() -> int:
     return os.dup(1)
 
 
-def open_file(path: str) -> int:
-    """Open the log file `path` to append, made if need be with mode 0640; raise OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    return os.open(path, flags, 0o640)
-
-
 def open_again(fd: int) -> int:
     """Return a descriptor for the same file, with flags of its own where the file can be opened again.
 

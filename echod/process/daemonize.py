@@ -1,11 +1,15 @@
 """Becoming a daemon the SysV way (daemon(7)), and telling the starter how it went.
 
 Rules
-    python-daemon forks twice and does the session, umask, directory and descriptors. Around it stands what it leaves
-    out: the environment is cleaned first, by one exec, since os.environ.clear() leaves /proc/PID/environ as it was;
-    whatever can fail with a message to the terminal is done before; and the starter waits on a pipe until the next
-    connect works, or for the reason why it never will.
-    Not used of it: pid file, user and group, signals, guessing whether to detach (`detach_process=None`).
+    python-daemon forks twice and does the session, umask and directory. Around it stands what it leaves out: the
+    environment is cleaned first, by one exec, since os.environ.clear() leaves /proc/PID/environ as it was; whatever can
+    fail with a message to the terminal is done before; and the starter waits on a pipe until the next connect works, or
+    for the reason why it never will.
+    Not used of it: DaemonContext, which closes descriptors by counting up to the hard limit (75 s where that is a
+    billion and close_range(2) is missing), and with it pid file, user and group, signals, guessing whether to detach.
+    The exec happens at most once. What sets variables while the interpreter starts (a .pth file, pex, PyInstaller) sets
+    them again afterwards, so a variable records that it was done. /proc/self/environ cannot tell: pex and PyInstaller
+    execute the interpreter once more, with variables of their own.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 UMASK = 0o027
 
+CLEANED = "ECHOD_CLEANED"
+"""Variable that is set once the environment has been cleaned."""
+
 _ALLOWED = frozenset(
     {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "RUNTIME_DIRECTORY", "SHELL", "TZ", "USER", "XDG_RUNTIME_DIR"}
 )
@@ -43,12 +50,17 @@ def check_environment() -> None:
 
 
 def clean_environment() -> None:
-    """Start this program over without the variables that a daemon should not inherit; return if there are none."""
-    clean = {
-        name: value for name, value in os.environ.items() if name in _ALLOWED or name.startswith(_ALLOWED_PREFIXES)
-    }
-    if len(clean) < len(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], clean)  # noqa: S606  # this very program
+    """Execute this program once more without the variables that a daemon should not inherit, if there are any.
+
+    After that, only `os.environ` is cleaned of what is there again.
+    """
+    cleaned = os.environ.pop(CLEANED, None)
+    unwanted = [name for name in os.environ if name not in _ALLOWED and not name.startswith(_ALLOWED_PREFIXES)]
+    for name in unwanted:
+        del os.environ[name]
+    if unwanted and not cleaned:
+        environment = os.environ | {CLEANED: "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606  # this very program
 
 
 class Starter:
@@ -75,31 +87,29 @@ class Starter:
 
 def detach(preserve: Collection[int]) -> Starter:
     """Return in the daemon, which keeps the descriptors `preserve`; the process that called never returns."""
-    import daemon  # noqa: PLC0415  # a quarter of the start-up time, for --daemon only
+    from daemon import daemon  # noqa: PLC0415  # a quarter of the start-up time, for --daemon only
 
+    null = os.open(os.devnull, os.O_RDWR)
     reader, writer = os.pipe()
     signals.hold()  # ^C must find the starter where it only waits: what it would tidy up is the daemon's from now on
     if os.fork():
         os.close(writer)
         _wait(reader)
     signals.let_go()
-    descriptors.close_all_but({0, 1, 2, writer, *preserve})
+    descriptors.close_all_but({0, 1, 2, null, writer, *preserve})
     starter = Starter(writer)
-    context = daemon.DaemonContext(
-        detach_process=True,
-        files_preserve=[*preserve, writer],
-        umask=UMASK,
-        signal_map={},
-        working_directory="/",
-    )
     try:
-        context.open()
-    except daemon.daemon.DaemonError as error:
+        daemon.prevent_core_dump()  # payload of others is in memory
+        daemon.change_file_creation_mask(UMASK)
+        daemon.change_working_directory("/")
+        daemon.detach_process_context()
+    except daemon.DaemonError as error:
         failure = StartError(f"cannot detach: {error}")
         starter.failed(failure)
         raise failure from None
     for fd in range(3):
-        os.set_inheritable(fd, True)  # they were opened close-on-exec, which would leave an exec without them
+        os.dup2(null, fd)
+    os.close(null)
     return starter
 
 

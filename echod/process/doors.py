@@ -34,7 +34,7 @@ from echod.events import (
     ListenerRestored,
     ListenerSkipped,
 )
-from echod.net import sockets
+from echod.net import sockets, unix
 from echod.net.caller import Origin
 from echod.process.channel import MOST_DESCRIPTORS
 from echod.process.status import ListenerStatus
@@ -149,7 +149,7 @@ class Doors:
                 transport=listener.kind,
                 address=listener.address,
                 inherited=listener.name in self._inherited,
-                bound=[sockets.text(sock.getsockname()) for _, sock in self.of([listener])],
+                bound=[sockets.text(unix.bound_address(listener, sock)) for _, sock in self.of([listener])],
             )
             for listener in listeners
         ]

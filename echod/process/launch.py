@@ -51,7 +51,8 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
             undo.enter_context(sock)
         now = settings.gather(path, foreground=foreground, inherited=frozenset(passed))
         daemon = now.config.daemon
-        who = privileges.identity(daemon.user, daemon.group)
+        who = privileges.resolve(daemon.user, daemon.group)
+        privileges.prove(who)
         directory = runtime_directory.acquire(daemon.runtime_directory)
         undo.callback(directory.release)  # after the doors: the next daemon finds the addresses free
         doors = Doors(passed)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from echod.observe.scoreboard import Scoreboard
     from echod.process import reload
     from echod.process.doors import Doors
-    from echod.process.privileges import Identity
+    from echod.process.privileges import RunAs
     from echod.process.runtime_directory import RuntimeDirectory
     from echod.process.settings import Settings
     from echod.process.status import Status
@@ -49,7 +49,7 @@ class Estate:
     doors: Doors
     log: Log
     board: Scoreboard
-    who: Identity | None
+    who: RunAs | None
     manager: Manager
     nohup: bool
     """Whether the starter wants the daemon to outlive its terminal (nohup(1))."""

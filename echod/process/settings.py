@@ -15,7 +15,7 @@ from echod.config import loading, plan, reading
 from echod.config.models import Config
 from echod.errors import ConfigError, StartError
 from echod.net import poller
-from echod.observe import sink
+from echod.observe import log_file, sink
 from echod.process import certificates
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def open_log(settings: Settings) -> int:
     if not path:
         return sink.open_standard_output()
     try:
-        return sink.open_file(path)
+        return log_file.open_file(path)
     except OSError as error:
         raise StartError(f"log.file: {path}: {error.strerror}", errno=error.errno) from None
 

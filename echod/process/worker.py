@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from echod.observe.log import Log
     from echod.observe.scoreboard import Row
     from echod.process.channel import WorkerChannel
-    from echod.process.privileges import Identity
+    from echod.process.privileges import RunAs
 
 LOST_TIMEOUT = 1.8
 """Seconds that a worker without a supervisor sends what it holds: it is gone two seconds after the supervisor."""
@@ -61,7 +61,7 @@ LAST_WORDS = 0.5
 """Seconds that a leaving process gives a slow reader of its log."""
 
 
-def live(channel: WorkerChannel, row: Row, log: Log, poller: str, who: Identity | None) -> NoReturn:
+def live(channel: WorkerChannel, row: Row, log: Log, poller: str, who: RunAs | None) -> NoReturn:
     """Be a worker from the fork to the end of the process."""
     status = 1
     try:
@@ -71,8 +71,7 @@ def live(channel: WorkerChannel, row: Row, log: Log, poller: str, who: Identity 
         log.sink.replace(sink.open_again(log.sink.fd))
         row[Column.PID] = os.getpid()
         descriptors.close_all_but({0, 1, 2, *channel.filenos(), log.sink.fd, row.board.lock})
-        if who:
-            privileges.become(who)
+        privileges.drop_to(who)
         Worker(channel, row, log, poller).run()
         status = 0
     except Exception as error:  # noqa: BLE001  # no traceback ever reaches a user

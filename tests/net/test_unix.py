@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import tempfile
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,8 +17,7 @@ from echod.errors import StartError
 from echod.net import sockets, unix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -161,3 +162,122 @@ def test_an_abstract_name_has_no_path(stack: ExitStack) -> None:
 def test_text(address: str | bytes, expected: str) -> None:
     """An address as the configuration writes it; a peer without one has none."""
     assert expected == unix.text(address)
+
+
+# -- a directory that somebody else may write to ----------------------------------------------------------------------
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away, or has something to lose")
+
+
+@pytest.mark.parametrize("owner", ["", pytest.param("daemon:sys", marks=as_root)])
+def test_path_swapped_after_bind_changes_no_other_file(
+    stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    """A directory's owner replaces the path by a link as soon as it exists: the file behind it keeps mode and owner."""
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    before = secret.stat()
+    path = tmp_path / "s"
+    original_bind, original_link = unix.PathSocket.bind, os.link
+
+    def swap() -> None:
+        if path.is_socket():
+            path.unlink()
+            path.symlink_to(secret)
+
+    def bind_and_swap(self: socket.socket, address: str) -> None:
+        original_bind(self, address)
+        swap()
+
+    def link_and_swap(*arguments: Any, **keys: Any) -> None:
+        original_link(*arguments, **keys)
+        swap()
+
+    monkeypatch.setattr(unix.PathSocket, "bind", bind_and_swap)
+    monkeypatch.setattr(os, "link", link_and_swap)
+    bound(stack, at(path, mode="0666", **({"owner": owner} if owner else {})))
+    after = secret.stat()
+
+    assert path.is_symlink()
+    assert oct(before.st_mode) == oct(after.st_mode)
+    assert (before.st_uid, before.st_gid) == (after.st_uid, after.st_gid)
+
+
+@as_root
+@pytest.mark.parametrize("owner", ["", "daemon:sys"])
+def test_path_has_mode_and_owner_when_it_appears(
+    stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    """The first process that sees the path sees its final mode and owner."""
+    path, seen = tmp_path / "s", []
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **keys: Any) -> Any:
+            result = call(*arguments, **keys)
+            if path.exists():
+                found = path.stat()
+                seen.append((oct(stat.S_IMODE(found.st_mode)), found.st_uid, found.st_gid))
+            return result
+
+        return called
+
+    for holder, name in ((unix.PathSocket, "bind"), (os, "chown"), (os, "chmod"), (os, "link"), (os, "umask")):
+        monkeypatch.setattr(holder, name, watched(getattr(holder, name)))
+    bound(stack, at(path, mode="0624", **({"owner": owner} if owner else {})))
+
+    assert {("0o624", 1, 3) if owner else ("0o624", 0, 0)} == set(seen)
+
+
+@as_root
+def test_path_made_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What appears at the path before the socket is linked into place stays, and nothing else is left behind."""
+    path = tmp_path / "s"
+    original = os.link
+
+    def link_too_late(*arguments: Any, **keys: Any) -> None:
+        path.write_text("precious")
+        original(*arguments, **keys)
+
+    monkeypatch.setattr(os, "link", link_too_late)
+    with pytest.raises(StartError, match="Address already in use"):
+        sockets.bind(at(path, owner="daemon"))
+
+    assert "precious" == path.read_text()
+    assert [path] == list(tmp_path.iterdir())
+
+
+@as_root
+def test_private_directory_replaced_by_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory's owner puts a directory of its own in the place of the private one: the start fails."""
+    original = os.mkdir
+
+    def mkdir_and_swap(name: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        original(name, mode, dir_fd=dir_fd)
+        if dir_fd is not None:
+            os.rmdir(name, dir_fd=dir_fd)
+            original(name, 0o777, dir_fd=dir_fd)
+            os.chown(name, 1, 1, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir_and_swap)
+    with pytest.raises(StartError, match="was replaced by another user"):
+        sockets.bind(at(tmp_path / "s", owner="daemon"))
+
+    assert not (tmp_path / "s").exists()
+
+
+@as_root
+@pytest.mark.parametrize("length", [1, 107])
+def test_owned_path_of_any_length_works(stack: ExitStack, tmp_path: Path, length: int) -> None:
+    """A path may have all 107 bytes; clients connect, the address is the configured one, and close removes it."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))  # a short one
+    path = Path(directory) / ("s" * max(1, length - len(directory) - 1))
+    listener = at(path, owner="daemon")
+    ([sock], []) = sockets.bind(listener)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+    assert str(path) == unix.bound_address(listener, sock)
+    assert [path] == list(Path(directory).iterdir())
+    sock.close()
+    assert [] == list(Path(directory).iterdir())

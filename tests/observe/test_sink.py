@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from echod.observe.sink import FILE_BYTES, QUEUE_BYTES, Sink, open_again, open_file, open_standard_output
+from echod.observe.log_file import open_file
+from echod.observe.sink import FILE_BYTES, QUEUE_BYTES, Sink, open_again, open_standard_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

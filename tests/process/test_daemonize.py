@@ -41,17 +41,39 @@ def test_a_program_that_would_not_be_found_again_is_refused(monkeypatch: pytest.
         daemonize.check_environment()
 
 
-def test_the_environment_is_cleaned_by_starting_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is allowed goes along, with the same interpreter and the same arguments; a clean one stays as it is."""
+ALLOWED = {"PATH": "/bin", "LC_ALL": "C", "TZ": "UTC"}
+UNWANTED = {"LD_PRELOAD": "", "PYTHONPATH": "/x", "LISTEN_FDS": "1"}
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Record the arguments of execve(2) instead of calling it."""
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
-    allowed = {"PATH": "/bin", "LC_ALL": "C", "TZ": "UTC"}
-    monkeypatch.setattr(os, "environ", allowed | {"LD_PRELOAD": "", "PYTHONPATH": "/x", "LISTEN_FDS": "1"})
-    daemonize.clean_environment()
-    monkeypatch.setattr(os, "environ", allowed)
+    return calls
+
+
+def test_unwanted_variables_are_cleaned_by_exec(
+    monkeypatch: pytest.MonkeyPatch, executed: list[tuple[Any, ...]]
+) -> None:
+    """Only allowed variables go along, and one that marks it, with the same interpreter and the same arguments."""
+    monkeypatch.setattr(os, "environ", ALLOWED | UNWANTED)
     daemonize.clean_environment()
 
-    assert [(sys.executable, [sys.executable, *sys.orig_argv[1:]], allowed)] == calls
+    expected = (sys.executable, [sys.executable, *sys.orig_argv[1:]], ALLOWED | {daemonize.CLEANED: "1"})
+    assert [expected] == executed
+
+
+@pytest.mark.parametrize("extra", [{}, {daemonize.CLEANED: "1"}, {daemonize.CLEANED: "1"} | UNWANTED])
+def test_environment_is_not_cleaned_twice_by_exec(
+    monkeypatch: pytest.MonkeyPatch, executed: list[tuple[Any, ...]], extra: dict[str, str]
+) -> None:
+    """A clean environment needs no exec; what is set again after one is removed in place."""
+    monkeypatch.setattr(os, "environ", ALLOWED | extra)
+    daemonize.clean_environment()
+
+    assert [] == executed
+    assert ALLOWED == os.environ
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from echod.config.models import Config
 from echod.events import RuntimeLost, RuntimeRestored
 from echod.process import housekeeping
 from echod.process.control import ControlSocket
+from echod.process.doors import Doors
 from echod.process.housekeeping import Housekeeping
 from echod.process.runtime_directory import RuntimeDirectory
 
@@ -37,7 +39,8 @@ def keeper(
 ) -> Iterator[Housekeeping]:
     """Look after the directory a hundred times a second."""
     monkeypatch.setattr(housekeeping, "INTERVAL", 0.01)
-    estate: Any = SimpleNamespace(directory=directory)
+    settings = SimpleNamespace(config=Config(listener=()))
+    estate: Any = SimpleNamespace(directory=directory, doors=Doors({}), settings=settings)
     control = ControlSocket(directory.socket, reactor, lambda *_: None, recorder.emit)
     reactor.add(control)
     made = Housekeeping(reactor, estate, control, recorder.emit)

@@ -10,7 +10,7 @@ from echod.config.models import Config
 from echod.observe.scoreboard import Column, Scoreboard
 from echod.process import reload, reports, status
 from echod.process.doors import Doors
-from echod.process.privileges import Identity
+from echod.process.privileges import RunAs
 from echod.process.runtime_directory import RuntimeDirectory
 from echod.process.settings import Settings
 from echod.process.status import WorkerStatus
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WORKERS = [WorkerStatus(slot=1, pid=77, retiring=False)]
 
 
-def estate(directory: Path, who: Identity | None = None) -> reports.Estate:
+def estate(directory: Path, who: RunAs | None = None) -> reports.Estate:
     """Make an estate without sockets, log and file, of which one worker has counted something."""
     board = Scoreboard()
     row = board.take_row(())
@@ -49,7 +49,7 @@ def estate(directory: Path, who: Identity | None = None) -> reports.Estate:
 
 def test_the_first_words(tmp_path: Path) -> None:
     """Who started, with which configuration, what was adjusted, and whom the workers are."""
-    who = Identity("echo", "echo", 7, 7)
+    who = RunAs("echo", "echo", 7, 7, (7,))
     said = list(reports.started(estate(tmp_path, who)))
 
     assert ["service.started", "config.loaded", "config.adjusted", "privileges.dropped"] == [e.name for e in said]

@@ -17,7 +17,7 @@ from echod.config.listeners import Listener
 from echod.config.models import Config, Limits
 from echod.config.models import Log as LogTable
 from echod.config.tls import Tls
-from echod.observe import cap, sink
+from echod.observe import cap, log_file
 from echod.observe.log import Log
 from echod.observe.scoreboard import Column, Scoreboard
 from echod.process import channel as messages
@@ -38,7 +38,7 @@ class Supervised:
         self.log_file = directory / "log"
         self.board = Scoreboard()
         self.row = self.board.take_row(())
-        log = Log(Config().log, sink.open_file(str(self.log_file)), self.board.row(0))
+        log = Log(Config().log, log_file.open_file(str(self.log_file)), self.board.row(0))
         self.channel, theirs = messages.pair()
         self.door = socket.create_server(("127.0.0.1", 0))
         self.address = self.door.getsockname()
@@ -220,7 +220,7 @@ def test_without_a_supervisor_it_leaves(supervised: Supervised) -> None:
 
 def test_it_moves_its_log(supervised: Supervised, tmp_path: Path) -> None:
     """After a reopen it writes to the descriptor that came along, and confirms its serial."""
-    fd = sink.open_file(str(tmp_path / "new.log"))
+    fd = log_file.open_file(str(tmp_path / "new.log"))
     supervised.channel.send(messages.ReopenLog(7), [fd])
     os.close(fd)
     assert messages.LogReopened(7) == supervised.hear()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.core.headers import UNIX, binary, tls, vector
 from tests.system.clients import Load, connect, echo_once, ping
-from tests.system.daemon import wait_until
+from tests.system.daemon import Daemon, echod, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.system.daemon import Starter
 
 SEED = 3
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root writes where another user chooses")
 
 
 def connection_lines(lines: list[dict[str, object]]) -> int:
@@ -65,6 +67,66 @@ def test_a_log_that_cannot_be_reopened(start: Starter, tmp_path: Path) -> None:
     daemon.wait_for("connection.closed")
 
     assert "error.message" in record
+
+
+def trap(file: Path) -> Path:
+    """Put a link in the place of the log, as the workers' user can where it owns the directory; return its target."""
+    secret = file.parent.parent / "secret"
+    secret.touch(mode=0o600)
+    file.unlink(missing_ok=True)
+    file.symlink_to(secret)
+    return secret
+
+
+@as_root
+def test_start_refuses_link_in_directory_of_another_user(tmp_path: Path) -> None:
+    """One line with the remedy; the target keeps its contents."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    daemon = Daemon(tmp_path, log={"file": str(folder / "echod.log")})
+    secret = trap(folder / "echod.log")
+    result = echod("run", "-c", str(daemon.file))
+
+    assert 1 == result.returncode
+    assert result.stderr == (
+        f'echod: log.file: {folder}/echod.log: "echod.log" is a symbolic link in a directory that other users can '
+        "write to or replace; remove the link, or set log.file to its target\n"
+    )
+    assert b"" == secret.read_bytes()
+
+
+@as_root
+def test_reopen_refuses_link_in_directory_of_another_user(start: Starter, tmp_path: Path) -> None:
+    """A link that the workers' user plants is not followed at USR1: the old file goes on, and says why."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    daemon = start(log={"file": str(folder / "echod.log")}, expect=["log.failed"])
+    secret = trap(folder / "echod.log")
+    daemon.signal(SIGUSR1)
+    record = daemon.wait_for("log.failed")
+    echo_once(daemon.address())
+    daemon.wait_for("connection.closed")
+
+    assert "is a symbolic link in a directory that other users can write to" in record["error.message"]
+    assert b"" == secret.read_bytes()
+
+
+@as_root
+def test_reload_refuses_link_in_directory_of_another_user(start: Starter, tmp_path: Path) -> None:
+    """The reload is refused, and the old log goes on."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    secret = trap(folder / "echod.log")
+    daemon = start(expect=["reload.refused"])
+    report = daemon.reload(ok=False, log={"file": str(folder / "echod.log")})
+    echo_once(daemon.address())
+    daemon.wait_for("connection.closed")
+
+    assert "is a symbolic link in a directory that other users can write to" in report["error"][0]
+    assert b"" == secret.read_bytes()
 
 
 @pytest.mark.parametrize("level", ["debug", "warning"])

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -54,7 +55,19 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
-ALLOWED = {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "RUNTIME_DIRECTORY", "SHELL", "TZ", "USER", "XDG_RUNTIME_DIR"}
+ALLOWED = {
+    "ECHOD_CLEANED",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "PATH",
+    "RUNTIME_DIRECTORY",
+    "SHELL",
+    "TZ",
+    "USER",
+    "XDG_RUNTIME_DIR",
+}
 POISON = {
     "LD_PRELOAD": "",
     "PYTHONPATH": "/nonexistent/poison",
@@ -77,6 +90,21 @@ LEFT_TO_THE_SUPERVISOR = {
 }
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up root")
+
+
+def without_null_device(daemon: Daemon, before: str) -> subprocess.CompletedProcess[str]:
+    """Run a starter in a mount namespace whose /dev is empty, after a command of the shell."""
+    shell = f'mount -t tmpfs none /dev; {before or ":"}; exec "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", shell, "-", *ECHOD, "run", "--daemon", "-c", str(daemon.file)],
+        capture_output=True,
+        encoding="utf-8",
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE * SCALE,
+        env=environment(),
+        cwd=ROOT,
+        check=False,
+    )
 
 
 class Outcome(NamedTuple):
@@ -289,6 +317,88 @@ def test_an_unknown_user_is_refused(make: Callable[..., Daemon]) -> None:
     daemon = make(daemon={"user": "no-such-user"})
 
     assert_refused(run(daemon), 1, 'daemon.user: there is no user "no-such-user"')
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("closed", "lines"),
+    [
+        (("0",), ["echod: standard input is closed, and /dev/null cannot take its place: No such file or directory"]),
+        (("1",), ["echod: standard output is closed, and /dev/null cannot take its place: No such file or directory"]),
+        (("0", "1", "2"), []),
+    ],
+)
+def test_closed_stream_without_null_device_is_one_line(
+    make: Callable[..., Daemon], closed: tuple[str, ...], lines: list[str]
+) -> None:
+    """In a root directory without /dev/null a closed stream cannot be replaced: exit code 1, and one line where it can.
+
+    The line goes to standard error only.
+    """
+    daemon = make()
+    result = without_null_device(daemon, "; ".join(f"exec {fd}>&-" for fd in closed))
+
+    assert 1 == result.returncode
+    assert "" == result.stdout
+    assert lines == [line.partition("; ")[0] for line in result.stderr.splitlines()]
+    assert not daemon.runtime.exists()
+
+
+@as_root
+def test_daemon_without_null_device_is_one_line(make: Callable[..., Daemon]) -> None:
+    """Without /dev/null a daemon has nothing to put in the place of its standard streams."""
+    daemon = make()
+    result = without_null_device(daemon, "")
+
+    assert 1 == result.returncode
+    assert "echod: /dev/null: No such file or directory\n" == result.stderr
+    assert [] == list(daemon.runtime.iterdir())
+
+
+def test_variable_set_by_the_interpreter_starts_the_daemon_once(make: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A module sets a variable at each start of the interpreter, as a .pth file, pex or PyInstaller may do.
+
+    The daemon is there, the variable is not in its environment, and the interpreter has started twice, not for ever.
+    """
+    starts = tmp_path / "starts"
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", site], check=True)
+    (packages,) = site.glob("lib/python*/site-packages")
+    packages.joinpath("a.pth").write_text(
+        f"import os; 'LATE' in os.environ or open({str(starts)!r}, 'a').write('x'); os.environ['LATE'] = '1'\n"
+    )
+    packages.joinpath("b.pth").write_text("\n".join(filter(os.path.isdir, sys.path)))
+    daemon = make()
+    result = subprocess.run(
+        [site / "bin/python", "-m", "echod", "run", "--daemon", "-c", daemon.file],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PATIENCE * SCALE,
+        env=environment(),
+        cwd=ROOT,
+        check=False,
+    )
+    daemon.wait_ready()
+
+    assert (0, "") == (result.returncode, result.stderr)
+    assert "xx" == starts.read_text()
+    assert "LATE" not in proc.environment(daemon.pid)
+    daemon.stop()
+    daemon.check()
+
+
+def test_daemon_without_close_range_does_not_count_to_the_limit(make: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Where close_range(2) is missing, no descriptor is closed that was not open: the limit may be a billion."""
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    calls = ("-e", "trace=close,close_range", "-e", "inject=close_range:error=ENOSYS", "-o", str(trace))
+    daemon = make(prefix=["strace", "-D", "-f", "-qq", *calls]).start()
+
+    assert 100 > trace.read_text(errors="replace").count(" EBADF ")
+    daemon.stop()
+    wait_until(lambda: not daemon.left_over(), what="the end of strace")
+    daemon.check()
 
 
 def test_a_failure_after_detaching_reaches_the_starter(make: Callable[..., Daemon]) -> None:

@@ -55,6 +55,27 @@ def test_the_same_echo(start: Starter, tmp_path: Path, poller: str) -> None:
     assert [str(path)] == daemon.state()["listeners"][0]["bound"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_socket_with_owner_is_reported_by_its_path(start: Starter, tmp_path: Path) -> None:
+    """Status and log name the configured path, also after a reload, and nothing else is left in the directory."""
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    path = folder / "s"
+    daemon = start(listeners=[door(path, owner="daemon:sys", mode="0620")])
+    daemon.reload(log={"level": "debug"})
+    with connected(path) as client:
+        ping(client)
+    closed = daemon.wait_for("connection.closed")
+    found = path.stat()
+
+    assert (1, 3, "0o620") == (found.st_uid, found.st_gid, oct(stat.S_IMODE(found.st_mode)))
+    assert [path] == list(folder.iterdir())
+    assert [str(path)] == daemon.state()["listeners"][0]["bound"]
+    assert str(path) == daemon.wait_for("listener.opened")["server.address"] == closed["server.address"]
+    daemon.stop()
+    assert [] == list(folder.iterdir())
+
+
 def test_the_path_lives_as_long_as_the_daemon(start: Starter, tmp_path: Path) -> None:
     """It has its mode, outlives a reload, is gone after a stop, and is taken over after a kill."""
     path = tmp_path / "s"
