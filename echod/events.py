@@ -67,6 +67,8 @@ class DropReason(StrEnum):
     RECEIVE_FAILED = "receive_failed"
     SEND_FAILED = "send_failed"
     ON_PURPOSE = "on_purpose"
+    INTERNAL_ERROR = "internal_error"
+    RECEIVE_BUFFER_FULL = "receive_buffer_full"
 
 
 class Key(str):
@@ -499,6 +501,8 @@ class DatagramDropped(ListenerEvent):
     receive_failed: int | None = key("echod.dropped.receive_failed")
     send_failed: int | None = key("echod.dropped.send_failed")
     on_purpose: int | None = key("echod.dropped.on_purpose")
+    internal_error: int | None = key("echod.dropped.internal_error")
+    receive_buffer_full: int | None = key("echod.dropped.receive_buffer_full")
 
 
 class DatagramThrottled(ListenerEvent):

@@ -127,7 +127,7 @@ class ProxiedStream(QuietStream):
             key = address_key(host)
             if not gate.enter(key):
                 return RefuseReason.OVER_ADDRESS_LIMIT
-            self.caller = replace(self.caller, key=key)
+            self.caller.key = key
         return None
 
     def _reject(self, cause: str, now: float) -> None:

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 RESET = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
 """The peer has cut the connection; ENOTCONN says so to who shuts it down (shutdown(2))."""
 
-MAPPED = "::ffff:"
-"""What the address of an IPv4 peer begins with on an IPv6 socket (RFC 4291 §2.5.5.2)."""
-
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "unix": socket.SOCK_STREAM}

@@ -67,6 +67,11 @@ class Network:
         with _inside(self._names["client"]):
             yield
 
+    def add_address(self, address: str) -> None:
+        """Give the server's end one more address, ADDRESS/LENGTH, on its loopback."""
+        done = _ip("-n", self._names["server"], "address", "add", address, "dev", "lo")
+        assert not done.returncode, f"address {address}: {done.stderr}"
+
     def received(self) -> int:
         """Count the datagrams that all sockets at the server's end were given."""
         with self.server():
