@@ -285,6 +285,17 @@ class ListenerOpened(ListenerEvent):
     configured: str | None = key("echod.configured_address")
 
 
+class BufferClamped(ListenerEvent):
+    """A socket has a smaller buffer than configured; the kernel's limit or the socket unit says so."""
+
+    name = "buffer.clamped"
+    level = Level.WARNING
+    config_key: str | None = key("echod.config.key")
+    configured: int | None = key("echod.config.requested")
+    value: int | None = key("echod.config.value")
+    cause: str | None = key("echod.config.cause")
+
+
 class CertificateLoaded(Event):
     """A listener speaks TLS with these certificates from now on."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from echod.errors import ConfigError, StartError
-from echod.net import unix
+from echod.net import udp_options, unix
 
 if TYPE_CHECKING:
     from echod.config import address
@@ -42,6 +42,7 @@ _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
 _IP_PKTINFO = 8
 _IP_FREEBIND = 15  # ip(7); the socket module does not name them
 _IPV6_FREEBIND = 78  # linux/in6.h
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7)
 _SIOCOUTQ = termios.TIOCOUTQ  # the same number, tcp(7)
 
 Address = tuple[Any, ...] | str | bytes
@@ -136,6 +137,8 @@ def _mark(sock: socket.socket, listener: Listener) -> None:
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, datagrams)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, listener.tos)  # for what an IPv6 socket sends as IPv4 too
+    if datagrams:
+        udp_options.set_path_mtu_discovery(sock, listener.udp.path_mtu_discovery)
 
 
 def text(address: Address) -> str:
@@ -174,6 +177,12 @@ def pending_error(sock: socket.socket) -> OSError | None:
     """Take the error that is pending on `sock`, if any (SO_ERROR, socket(7))."""
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return OSError(code, os.strerror(code)) if code else None
+
+
+def buffer_sizes(sock: socket.socket) -> tuple[int, int]:
+    """Return the bytes of the receive and the send buffer as they were asked for: the kernel doubles (socket(7))."""
+    received, sent = (sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_RCVBUF, socket.SO_SNDBUF))
+    return received // 2, sent // 2
 
 
 def in_flight(sock: socket.socket) -> bool:
@@ -252,10 +261,8 @@ def _listen(listener: Listener, family: int, sockaddr: tuple[Any, ...]) -> socke
 def _listening(sock: socket.socket, listener: Listener) -> socket.socket:
     try:
         # The buffers before the first connect: a window is scaled by what there is then (tcp(7)).
-        if listener.receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, listener.receive_buffer)
-        if listener.send_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, listener.send_buffer)
+        _set_buffer(sock, listener.receive_buffer, socket.SO_RCVBUF, _SO_RCVBUFFORCE)
+        _set_buffer(sock, listener.send_buffer, socket.SO_SNDBUF, _SO_SNDBUFFORCE)
         tune(sock, listener)
         sock.setblocking(False)
         if sock.type == socket.SOCK_STREAM:
@@ -264,6 +271,16 @@ def _listening(sock: socket.socket, listener: Listener) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _set_buffer(sock: socket.socket, size: int, option: int, force: int) -> None:
+    """Set the size of a buffer, 0 for the kernel's choice; above its limit where CAP_NET_ADMIN allows (socket(7))."""
+    if not size:
+        return
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, force, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, option, size)  # the kernel clamps it, and says nothing
 
 
 def _why(error: OSError, listener: Listener) -> str:

@@ -16,18 +16,28 @@ from typing import TYPE_CHECKING, Any
 
 from echod.config import plan
 from echod.errors import StartError
-from echod.events import FaultsEnabled, ListenerClosed, ListenerOpened, ListenerSkipped
-from echod.net import sockets
+from echod.events import (
+    BufferClamped,
+    DatagramDropped,
+    DropReason,
+    FaultsEnabled,
+    ListenerClosed,
+    ListenerOpened,
+    ListenerSkipped,
+)
+from echod.net import sockets, udp_options
 from echod.net.caller import Origin
+from echod.observe.scoreboard import DROPPED
 from echod.process.channel import MOST_DESCRIPTORS
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from echod.config.listeners import Listener
     from echod.config.plan import Identity
     from echod.events import Event
+    from echod.observe.scoreboard import Row
 
 
 class Doors:
@@ -38,6 +48,8 @@ class Doors:
         self._inherited = inherited
         self._sockets: dict[Identity, list[socket.socket]] = {}
         self._skipped: dict[Identity, list[sockets.Skipped]] = {}
+        self._drops: dict[socket.socket, int | None] = {}
+        """What the kernel had dropped of each UDP socket when it was last asked."""
 
     def open(self, listeners: Iterable[Listener], keep: Iterable[Listener] = ()) -> None:
         """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound.
@@ -59,6 +71,7 @@ class Doors:
             if count >= MOST_DESCRIPTORS:
                 raise StartError(f"the listeners need {count} sockets, and {MOST_DESCRIPTORS - 1} is the most")
             undo.pop_all()
+        self._drops |= {sock: udp_options.drops(sock) for found in opened.values() for sock in found if _is_udp(sock)}
         self._sockets |= opened
         self._skipped |= skipped
 
@@ -76,7 +89,23 @@ class Doors:
             same = self._identity(listener)
             self._skipped.pop(same, None)
             for sock in self._sockets.pop(same, []):
+                self._drops.pop(sock, None)
                 sock.close()
+
+    def count_drops(self, listeners: Iterable[Listener], row: Row, emit: Callable[[Event], None]) -> None:
+        """Count in `row`, and emit, the datagrams that the kernel has dropped since the last time.
+
+        Call it once a second, which is long before the kernel's 32 bits wrap twice, and before `close`.
+        """
+        for listener in listeners:
+            for _, sock in self.of([listener]):
+                before, now = self._drops.get(sock), udp_options.drops(sock) if _is_udp(sock) else None
+                if before is None or now is None or before == now:
+                    continue
+                self._drops[sock] = now
+                count = (now - before) % 2**32
+                row[DROPPED[DropReason.RECEIVE_BUFFER_FULL]] += count
+                emit(DatagramDropped(**Origin.of(listener, sock).facts(), receive_buffer_full=count))
 
     def close_all(self) -> None:
         """Close whatever is left, at the end of the process."""
@@ -113,6 +142,8 @@ class Doors:
             configured = listener.address if listener.name in self._inherited else None
             for _, sock in self.of([listener]):
                 emit(ListenerOpened(**Origin.of(listener, sock).facts(), configured=configured))
+                for event in self._clamped(listener, sock):
+                    emit(event)
             for skipped in self._skipped.get(self._identity(listener), []):
                 address, port = sockets.place(skipped.address)
                 where = Origin(listener.name, address, port, sockets.network(skipped.family), listener.kind)
@@ -132,5 +163,25 @@ class Doors:
             for _, sock in self.of([listener]):
                 emit(ListenerClosed(**Origin.of(listener, sock).facts()))
 
+    def _clamped(self, listener: Listener, sock: socket.socket) -> Iterator[Event]:
+        """Return an event for each buffer of `sock` that is smaller than its key says."""
+        inherited = listener.name in self._inherited
+        keys = (("receive_buffer", "net.core.rmem_max", "Receive"), ("send_buffer", "net.core.wmem_max", "Send"))
+        for (key, limit, option), value in zip(keys, sockets.buffer_sizes(sock), strict=True):
+            wanted = getattr(listener, key)
+            if value < wanted:
+                cause = f"{option}Buffer= of the socket unit" if inherited else limit
+                yield BufferClamped(
+                    **Origin.of(listener, sock).facts(),
+                    config_key=f"listener.{key}",
+                    configured=wanted,
+                    value=value,
+                    cause=cause,
+                )
+
     def _identity(self, listener: Listener) -> Identity:
         return plan.identity(listener, self._inherited)
+
+
+def _is_udp(sock: socket.socket) -> bool:
+    return sockets.transport(sock) == "udp"

@@ -15,7 +15,6 @@ Fails: StartError when no worker comes up at the start; OSError when the poller 
 from __future__ import annotations
 
 import gc
-import os
 import signal
 from contextlib import suppress
 from math import inf
@@ -47,6 +46,8 @@ AT_ONCE = 0.8
 EXTENSION = 15.0
 """Seconds of patience that a stopping daemon asks of the service manager, three times before they are over."""
 
+HOUSEKEEPING_INTERVAL = 1.0
+"""Seconds between looks at the sockets."""
 
 LOST = CLOSED[events.CloseReason.WORKER_LOST]
 """Where the connections of dead workers are counted."""
@@ -70,18 +71,19 @@ class Supervisor:
         self._report: reload.Report | None = None
         self._stopping_since = 0.0
         self._lost_before = 0
-        self._on_terminal = estate.settings.foreground and not estate.nohup and _terminal_opens()
+        self._on_terminal = estate.settings.foreground and not estate.nohup and signals.terminal_opens()
         self._done = False
         self._reactor = Reactor(POLLERS[estate.settings.poller](), estate.log.crashed)
         self._crew = Crew(self._reactor, estate.board, self._emit, self._live)
         self._drain_delay = Timer(self._drain)
         self._patience = Timer(lambda _now: self._crew.kill())
         self._pulse = Timer(self._beat)
+        self._housekeeping = Timer(self._on_housekeeping)
 
     def run(self) -> None:
         """Live until every worker is gone."""
         log, manager = self._estate.log, self._estate.manager
-        for handler in (Signals(self._act), self._drain_delay, self._patience, self._pulse):
+        for handler in (Signals(self._act), self._drain_delay, self._patience, self._pulse, self._housekeeping):
             self._reactor.add(handler)
         signals.let_go()
         self._say_started()
@@ -91,6 +93,7 @@ class Supervisor:
         now = self._estate.settings
         self._assign(messages.to_memfd(now.config, now.certificates), self._born)
         self._beat(self._born)
+        self._on_housekeeping(self._born)
         while not self._done:
             log.tick()
             log.flush()
@@ -106,7 +109,7 @@ class Supervisor:
             return
         self._emit(events.SignalReceived(signal=number.name))
         match number:
-            case signal.SIGHUP if self._on_terminal and not _terminal_opens():
+            case signal.SIGHUP if self._on_terminal and not signals.terminal_opens():
                 self._stop(number, now)  # it was closed, and nobody is left to type ^C
             case signal.SIGHUP:
                 self._reload_wanted = True
@@ -201,6 +204,7 @@ class Supervisor:
         assert self._report is not None  # noqa: S101
         changes = self._reload.plan
         self._reload = None
+        self._estate.doors.count_drops(changes.release, self._estate.board.row(0), self._emit)
         self._estate.doors.say_closed(changes.release, self._emit)
         self._estate.doors.close(changes.release)
         self._report.end(0)
@@ -249,6 +253,7 @@ class Supervisor:
         doors, listeners = self._estate.doors, self._estate.settings.config.listener
         if self._reload:
             listeners += self._reload.plan.release
+        doors.count_drops(listeners, self._estate.board.row(0), self._emit)
         doors.say_closed(listeners, self._emit)
         doors.close(listeners)
 
@@ -294,6 +299,10 @@ class Supervisor:
             interval = min(interval, EXTENSION / 3)
         self._reactor.schedule(self._pulse, now + interval)
 
+    def _on_housekeeping(self, now: float) -> None:
+        self._estate.doors.count_drops(self._estate.settings.config.listener, self._estate.board.row(0), self._emit)
+        self._reactor.schedule(self._housekeeping, now + HOUSEKEEPING_INTERVAL)
+
     def _say_stopping(self, number: signal.Signals, *, at_once: bool) -> None:
         active = self._estate.board.total(Column.ACTIVE)
         self._emit(events.ServiceStopping(signal=number.name, active=active, at_once=at_once))
@@ -309,11 +318,3 @@ class Supervisor:
         self._outdated = self._reactor.now + state.FRESH
         with suppress(OSError):  # a full disk must not stop the echo; the next change writes it anew
             state.write(self._estate.directory, self._written)
-
-
-def _terminal_opens() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True

@@ -72,6 +72,11 @@ class Network:
         done = _ip("-n", self._names["server"], "address", "add", address, "dev", "lo")
         assert not done.returncode, f"address {address}: {done.stderr}"
 
+    def shrink(self, mtu: int) -> None:
+        """Let the client's end take packets of at most `mtu` bytes; longer ones vanish without a word of ICMP."""
+        done = _ip("-n", self._names["client"], "link", "set", "cable", "mtu", str(mtu))
+        assert not done.returncode, f"mtu {mtu}: {done.stderr}"
+
     def received(self) -> int:
         """Count the datagrams that all sockets at the server's end were given."""
         with self.server():

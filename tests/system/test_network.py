@@ -174,7 +174,7 @@ def bound(host: str) -> socket.socket:
 def test_class_e_addresses_are_answered(start: Starter, network: Network, address: str) -> None:
     """240.0.0.0/4 is unicast to Linux, and used for pods: what has such an address is answered over UDP and TCP."""
     network.add_address("240.0.0.1/32")
-    both = {"address": address, "ipv6_only": address.startswith("0")}
+    both: dict[str, Any] = {"address": address, "ipv6_only": address.startswith("0")}
     with network.server():
         start(listeners=[door(**both), {"name": "tcp", "kind": "tcp"} | both])
         with bound("240.0.0.1") as peer:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import time
+import urllib.request
+from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.system.clients import MIB
 from tests.system.daemon import wait_until
 
 if TYPE_CHECKING:
@@ -136,6 +141,93 @@ def test_access_and_drops_are_counted(start: Starter) -> None:
             denied.recv(10)
 
     assert len(daemon.records("datagram.dropped")) <= 2
+
+
+BURST = 20_000
+"""Datagrams, far more than a receive buffer holds."""
+
+
+def test_drops_of_the_kernel_are_counted(start: Starter) -> None:
+    """What does not fit into the receive buffer is in record and metric: with what was answered it is all that came."""
+    daemon = start(
+        workers=2, listeners=[door(receive_buffer="64KiB", udp={"rate": 0})], admin={"address": "127.0.0.1:0"}
+    )
+    with client() as peer:
+        for _ in range(BURST):
+            peer.sendto(b"x" * 100, daemon.address())
+
+    def accounted() -> int:
+        return metric(daemon, "echod_datagrams_answered_total") + metric(daemon, "echod_datagrams_dropped_total{")
+
+    wait_until(lambda: accounted() >= BURST, 20, "every datagram to be accounted for")
+    dropped = metric(daemon, 'echod_datagrams_dropped_total{reason="receive_buffer_full"}')
+
+    assert BURST == accounted()
+    assert dropped > 0
+    wait_until(lambda: counted(daemon, "receive_buffer_full") == dropped, 5, "the records")
+
+
+@pytest.mark.parametrize("closed_by", ["reload", "stop"])
+def test_drops_of_the_kernel_are_counted_when_a_socket_closes(start: Starter, closed_by: str) -> None:
+    """Those since the last look too, with the burst still in the buffer of a socket that nobody reads."""
+    daemon = start(listeners=[door(receive_buffer="64KiB", udp={"rate": 0}), door(name="stays")])
+    [worker] = daemon.workers()
+    os.kill(worker, SIGSTOP)
+    with client() as peer:
+        for _ in range(2000):
+            peer.sendto(b"x" * 100, daemon.address())
+    before = kernel_drops(daemon.address()[1])
+    os.kill(worker, SIGCONT)
+    if closed_by == "reload":
+        daemon.reload(listener=[door(name="stays")])
+    else:
+        daemon.stop()
+
+    assert before > 0
+    assert before == counted(daemon, "receive_buffer_full")
+
+
+def kernel_drops(port: int) -> int:
+    """Return how many datagrams the kernel has dropped of the socket at a port of 127.0.0.1."""
+    lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    return next(int(line[-1]) for line in lines if line[1] == f"0100007F:{port:04X}")
+
+
+def metric(daemon: Daemon, name: str) -> int:
+    """Return the sum of all samples whose lines begin with `name`."""
+    host, port = daemon.address("admin")
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)))
+
+
+def test_receive_buffer_is_as_large_as_asked_for_where_that_is_allowed(start: Starter) -> None:
+    """Root passes net.core.rmem_max by SO_RCVBUFFORCE; without CAP_NET_ADMIN a warning says what the socket has."""
+    limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    if limit >= 64 * MIB or not shutil.which("setpriv"):
+        pytest.skip("needs setpriv, and a net.core.rmem_max below 64 MiB")
+    listeners = [door(receive_buffer="64MiB")]
+    forced = start(listeners=listeners)
+    lacking = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    clamped = start(listeners=listeners, prefix=lacking, expect=["buffer.clamped"])
+    warning = clamped.wait_for("buffer.clamped")
+
+    assert [] == forced.records("buffer.clamped")
+    assert ("listener.receive_buffer", "net.core.rmem_max") == (
+        warning["echod.config.key"],
+        warning["echod.config.cause"],
+    )
+    assert 64 * MIB == warning["echod.config.requested"]
+    assert limit == warning["echod.config.value"]
+
+
+def test_a_rate_below_the_number_of_workers_is_refused(start: Starter) -> None:
+    """A share of less than one datagram a second cannot be held: the message names both keys."""
+    daemon = start(workers=2, listeners=[door(udp={"rate": 2})], expect=["reload.refused"])
+    daemon.reload(ok=False, listener=[door(udp={"rate": 1})])
+    [error] = daemon.wait_for("reload.refused")["echod.config.errors"]
+
+    assert "listener[0].udp.rate: 1 is below daemon.workers (2)" in error
 
 
 def test_a_port_that_is_closed_ends_nothing(start: Starter) -> None:
