@@ -90,6 +90,7 @@ class Listener(Handler):
             access,
             self._proxied * config.proxy_protocol.timeout,
             config.tls.enabled * config.tls.timeout,
+            frozenset(name.encode() for name in config.tls.alpn),
         )
         share = config.accept_rate / self._setting.workers
         if self._bucket and share:
