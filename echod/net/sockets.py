@@ -150,10 +150,21 @@ def text(address: Address) -> str:
 
 
 def place(address: Address) -> tuple[str | None, int | None]:
-    """Return host and port, or the path of a Unix socket, if it has one, and None."""
-    if isinstance(address, tuple):
-        return address[0], address[1]
-    return unix.text(address) or None, None
+    """Return host and port, or the path of a Unix socket, if it has one, and None.
+
+    A link-local address has its zone, which is the name of its interface (RFC 4007 §11).
+    """
+    if not isinstance(address, tuple):
+        return unix.text(address) or None, None
+    host, port, *rest = address
+    return (f"{host}%{_zone(rest[1])}" if rest and rest[1] else host), port
+
+
+def _zone(index: int) -> str:
+    try:
+        return os.fsencode(socket.if_indextoname(index)).decode("utf-8", "backslashreplace")
+    except OSError:
+        return str(index)  # the interface is gone
 
 
 def network(family: int) -> str | None:

@@ -108,6 +108,30 @@ def test_a_link_local_address_answers_as_itself(start: Starter, network: Network
     assert (host, 7007, 0, scope) == answer
 
 
+def test_a_link_local_address_is_shown_with_its_zone(start: Starter, network: Network) -> None:
+    """Log and status show an address as it is typed: server's and client's, and a listening socket's too."""
+    host = network.link_local("server")
+    address = f"[{host}%cable]:7007"
+    with network.server():
+        listener = {"name": "echo", "kind": "tcp", "address": address}
+        daemon = start(listeners=[listener, door(address, name="udp")])
+    with network.client():
+        scope = socket.if_nametoindex("cable")
+        own = network.link_local("client")
+        with socket.socket(socket.AF_INET6) as peer:
+            peer.settimeout(5)
+            peer.connect((host, 7007, 0, scope))
+            peer.sendall(b"who?")
+            assert b"who?" == peer.recv(10)
+    closed = daemon.wait_for("connection.closed")
+    opened = daemon.records("listener.opened")
+
+    assert f"{own}%cable" == closed["client.address"]
+    assert f"{host}%cable" == closed["server.address"]
+    assert [f"{host}%cable"] * 2 == [record["server.address"] for record in opened]
+    assert [[address]] * 2 == [entry["bound"] for entry in daemon.state()["listeners"]]
+
+
 def link_local(peer: socket.socket, address: tuple[str, int, int, int]) -> Any:
     """Ask once; None while the kernel is still finding out whether the address is unique on the link."""
     with contextlib.suppress(OSError):
