@@ -122,15 +122,19 @@ def test_no_turn_is_longer_than_others_can_wait(rig: Rig, monkeypatch: pytest.Mo
 
 
 def test_an_answer_that_cannot_be_sent_is_counted(rig: Rig) -> None:
-    """A full buffer or an unreachable peer costs that datagram, and no more."""
+    """A full buffer, an unreachable peer or a broadcast address (EACCES, ip(7)) costs that datagram, and no more."""
     sock, _ = door(rig)
-    sock.failing["sendmsg"] += [BlockingIOError(errno.EAGAIN, "x"), OSError(errno.ENETUNREACH, "x")]
+    sock.failing["sendmsg"] += [
+        BlockingIOError(errno.EAGAIN, "x"),
+        OSError(errno.ENETUNREACH, "x"),
+        PermissionError(errno.EACCES, "x"),
+    ]
     peer = client(rig)
-    for _ in range(3):
+    for _ in range(4):
         peer.sendto(b"x", sock.getsockname())
     rig.until(lambda: rig.tally.sent)
 
-    assert [DropReason.SEND_FAILED] * 2 == rig.tally.lost
+    assert [DropReason.SEND_FAILED] * 3 == rig.tally.lost
 
 
 def test_a_failing_receive_is_no_spin(rig: Rig) -> None:

@@ -533,6 +533,19 @@ def test_a_rate_is_shared_by_the_workers(rig: Rig) -> None:
     assert {RefuseReason.OVER_RATE} == {event.reason for event in rig.recorded if isinstance(event, ConnectionRefused)}
 
 
+def test_reload_keeps_what_is_left_of_the_accept_rate(rig: Rig) -> None:
+    """A flood that has used up the rate does not get a new second's worth with each reload."""
+    door = rig.door()
+    listener = rig.listen(door)
+    for _ in range(2):
+        listener.configure(models.Listener(accept_rate=4))
+        for _ in range(6):
+            rig.knock(door)
+        rig.turn()
+
+    assert 4 == len(streams(rig))
+
+
 def test_a_quiet_client_is_recorded_once_it_speaks(rig: Rig) -> None:
     """One that only looks leaves no record; one that sends a byte has both, the first when the byte comes."""
     door = rig.door()
