@@ -67,6 +67,8 @@ class DropReason(StrEnum):
     RECEIVE_FAILED = "receive_failed"
     SEND_FAILED = "send_failed"
     ON_PURPOSE = "on_purpose"
+    INTERNAL_ERROR = "internal_error"
+    RECEIVE_BUFFER_FULL = "receive_buffer_full"
 
 
 class Key(str):
@@ -321,6 +323,17 @@ class ListenerOpened(ListenerEvent):
     configured: str | None = key("echod.configured_address")
 
 
+class BufferClamped(ListenerEvent):
+    """A socket has a smaller buffer than configured; the kernel's limit or the socket unit says so."""
+
+    name = "buffer.clamped"
+    level = Level.WARNING
+    config_key: str | None = key("echod.config.key")
+    configured: int | None = key("echod.config.requested")
+    value: int | None = key("echod.config.value")
+    cause: str | None = key("echod.config.cause")
+
+
 class CertificateLoaded(Event):
     """A listener speaks TLS with these certificates from now on."""
 
@@ -553,6 +566,8 @@ class DatagramDropped(ListenerEvent):
     receive_failed: int | None = key("echod.dropped.receive_failed")
     send_failed: int | None = key("echod.dropped.send_failed")
     on_purpose: int | None = key("echod.dropped.on_purpose")
+    internal_error: int | None = key("echod.dropped.internal_error")
+    receive_buffer_full: int | None = key("echod.dropped.receive_buffer_full")
 
 
 class DatagramThrottled(ListenerEvent):

@@ -217,6 +217,22 @@ _SHAPES: Mapping[str, tuple[str | bytes, str]] = {
         "[[listener]]\nfaults = { seed = -1 }\n",
         ":2: listener[0].faults.seed: must be at least 0, got -1",
     ),
+    "rate below the number of workers": (
+        '[daemon]\nworkers = 4\n[[listener]]\nkind = "udp"\n[listener.udp]\nrate = 3\n',
+        ":6: listener[0].udp.rate: 3 is below daemon.workers (4), which share it; raise it or lower daemon.workers",
+    ),
+    "burst below the number of workers": (
+        '[daemon]\nworkers = 4\n[[listener]]\nkind = "udp"\n[listener.udp]\nburst = 3\n',
+        ":6: listener[0].udp.burst: 3 is below daemon.workers (4)",
+    ),
+    "accept_rate below the number of workers": (
+        "[daemon]\nworkers = 4\n[[listener]]\naccept_rate = 3\n",
+        ":4: listener[0].accept_rate: 3 is below daemon.workers (4)",
+    ),
+    "path MTU discovery": (
+        '[[listener]]\nkind = "udp"\n[listener.udp]\npath_mtu_discovery = "never"\n',
+        ':4: listener[0].udp.path_mtu_discovery: must be "dont", "want", "do" or "probe", got "never"',
+    ),
     "udp of a TCP listener": (
         "[[listener]]\nudp = { rate = 1 }\n",
         ':2: listener[0].udp: is for kind = "udp" only',

@@ -212,6 +212,27 @@ def apart(listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
     return listeners
 
 
+def check_shares(listeners: tuple[Listener, ...], workers: int) -> tuple[Listener, ...]:
+    """Return `listeners`; raise ValidationError for each rate of which a worker's share is less than one."""
+    faults = [
+        InitErrorDetails(
+            type=rule(f"{value} is below daemon.workers ({workers}), which share it; raise it or lower daemon.workers"),
+            loc=(index, *path),
+            input=None,
+        )
+        for index, listener in enumerate(listeners)
+        for path, value in (
+            (("accept_rate",), listener.accept_rate),
+            (("udp", "rate"), listener.udp.rate),
+            (("udp", "burst"), listener.udp.burst),
+        )
+        if 0 < value < workers
+    ]
+    if faults:
+        raise ValidationError.from_exception_data("listener", faults)
+    return listeners
+
+
 def clashes_between(first: Listener, second: Listener) -> Iterator[tuple[str, str]]:
     """Say (key, sentence) for whatever the second of two listeners cannot share with the first."""
     if first.name == second.name:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, WrapValidator, fiel
 from echod import events
 from echod.config.admin import Admin
 from echod.config.fields import RESTART, Networks, OptionalPath, Table, Text, at_most, rule
-from echod.config.listeners import Listener, apart, clashes_between
+from echod.config.listeners import Listener, apart, check_shares, clashes_between
 from echod.config.quantities import KIB, MIB, Duration, Size, within
 from echod.config.wording import LONGEST, quoted
 
@@ -166,6 +166,12 @@ class Config(Table):
         description="An address on which echod answers; repeat the table for more.",
     )
     admin: Admin = Field(default=Admin(), description="Metrics and health, over HTTP.")
+
+    @field_validator("listener")
+    @classmethod
+    def _can_be_shared(cls, listeners: tuple[Listener, ...], info: Any) -> tuple[Listener, ...]:
+        daemon = info.data.get("daemon")  # which may be refused already
+        return check_shares(listeners, daemon.worker_count) if daemon else listeners
 
     @field_validator("admin")
     @classmethod

@@ -14,7 +14,9 @@ from echod.config.fields import Deadline, Networks, Table, rule
 class ProxyProtocol(Table):
     """`[listener.proxy_protocol]`."""
 
-    enabled: bool = Field(default=False, description="Demand a header, of version 1 or 2, on every connection.")
+    enabled: bool = Field(
+        default=False, description="Demand a header, of version 1 or 2, on every connection; at most 2,048 bytes."
+    )
     trusted: Networks = Field(
         default=(), strict=False, description='Networks of the proxies, such as ["10.0.0.0/8"]; others are turned away.'
     )

@@ -41,7 +41,9 @@ class Tls(Table):
         default=True, description="With client_ca, turn away clients without a certificate; false makes it optional."
     )
     alpn: Annotated[tuple[Annotated[str, AfterValidator(_protocol)], ...], at_most(MOST_PROTOCOLS)] = Field(
-        default=(), strict=False, description="Protocols to agree on (ALPN), the best first."
+        default=(),
+        strict=False,
+        description="Protocols to agree on (ALPN), the best first; a client that offers only others is refused.",
     )
     minimum_version: Literal["1.2", "1.3"] = Field(default="1.2", description="Refuse clients that speak less.")
     timeout: Deadline = Field(default=10.0, description="Ends a connection whose handshake is not complete by then.")

@@ -5,7 +5,7 @@ can be aimed at others, and two services that answer each other never stop (CVE-
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -39,6 +39,10 @@ class Udp(Table):
     )
     burst: int = Field(
         default=0, ge=0, le=10_000_000, description="Datagrams at once after a quiet time; 0 for as many as rate."
+    )
+    path_mtu_discovery: Literal["dont", "want", "do", "probe"] = Field(
+        default="dont",
+        description='Path MTU discovery for replies, as in ping -M: "dont" fragments them where needed, "do" never.',
     )
 
     @field_validator("burst")

@@ -31,17 +31,29 @@ class Bucket:
     Without a `burst` that is what a second brings.
     """
 
+    __slots__ = ("_burst", "_filled", "_rate", "_tokens")
+
     def __init__(self, rate: float, now: float, burst: float = 0.0) -> None:
         self._rate = rate
         self._burst = max(burst or rate, 1.0)
         self._tokens = self._burst
         self._filled = now
 
+    def adjust(self, rate: float, now: float, burst: float = 0.0) -> None:
+        """Use another rate and burst from now on; the tokens that are left stay, as many as the burst allows."""
+        self._fill(now)
+        self._rate = rate
+        self._burst = max(burst or rate, 1.0)
+        self._tokens = min(self._tokens, self._burst)
+
     def take(self, now: float) -> bool:
         """Let one through, if one may."""
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
+        self._fill(now)
         if self._tokens < 1.0:
             return False
         self._tokens -= 1.0
         return True
+
+    def _fill(self, now: float) -> None:
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now

@@ -45,10 +45,12 @@ class Exchange:
         self.status: int | None = None
         """The answer's, once there is one."""
         self._pages = pages
+        self._received = 0
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST)
 
     def receive(self, data: bytes) -> bytes | None:
         """Take what has come in, and return the whole answer as soon as there is one."""
+        self._received += len(data)
         self._http.receive_data(data)
         try:
             event = self._http.next_event()
@@ -56,7 +58,12 @@ class Exchange:
             return self._answer(
                 Page(error.error_status_hint or HTTPStatus.BAD_REQUEST, b"this is no request that echod reads\n")
             )
-        return self._answer(self._page(event)) if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        rest, _ = self._http.trailing_data
+        if self._received - len(rest) > LONGEST:  # h11 bounds only what is not complete yet
+            return self._answer(Page(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b"the header is too long\n"))
+        return self._answer(self._page(event))
 
     def _page(self, request: h11.Request) -> Page:
         target = request.target.decode("ascii")

@@ -1,9 +1,9 @@
-"""Reads the host name out of a ClientHello.
+"""Reads the host name and the protocols out of a ClientHello.
 
-Rule: what is not there, not complete or not well formed is no name; OpenSSL is who judges the rest.
+Rule: what is not there, not complete or not well formed is no name and no protocol; OpenSSL is who judges the rest.
 
 CPython can tell the name as well, but one that is not ASCII would be a traceback on standard error and the end of the
-handshake, and a handshake that fails early would tell none.
+handshake, and a handshake that fails early would tell none. Of the protocols it tells only the one that was selected.
 """
 
 from __future__ import annotations
@@ -16,11 +16,30 @@ LONGEST_HELLO = 16 * 1024
 LONGEST_NAME = 255
 """Characters of a name that are shown: a host name has no more (RFC 1035 §2.3.4)."""
 
-_RECORD, _MESSAGE, _EXTENSION, _NAME = b"\x16", b"\x01", b"\0\0", b"\0"
+_RECORD, _MESSAGE, _NAME = b"\x16", b"\x01", b"\0"
+_SERVER_NAME, _ALPN = b"\0\0", b"\0\x10"  # types of extensions (RFC 6066 §3, RFC 7301 §3.1)
 
 
 def server_name(wire: bytes | bytearray) -> str | None:
     """Return the name of the server that the client asks for, short and printable."""
+    content = _extension(wire, _SERVER_NAME)
+    return None if content is None else _host(content)
+
+
+def protocols(wire: bytes | bytearray) -> frozenset[bytes]:
+    """Return the application protocols that the client offers (RFC 7301 §3.1); none for no list."""
+    content = _extension(wire, _ALPN)
+    if content is None:
+        return frozenset()
+    names, found = _split(content, 2)[0], []
+    while names:
+        name, names = _split(names, 1)
+        found.append(bytes(name))
+    return frozenset(found)
+
+
+def _extension(wire: bytes | bytearray, wanted: bytes) -> memoryview | None:
+    """Return the content of the first extension of the type that is wanted."""
     message = _message(memoryview(wire))
     if message[:1] != _MESSAGE:
         return None
@@ -32,8 +51,8 @@ def server_name(wire: bytes | bytearray) -> str | None:
     while rest:
         kind = rest[:2]
         content, rest = _split(rest[2:], 2)
-        if kind == _EXTENSION:
-            return _host(content)
+        if kind == wanted:
+            return content
     return None
 
 

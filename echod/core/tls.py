@@ -20,6 +20,8 @@ Theory of operation
     nobody would know whether a stream is complete.
 
 Known limits
+    Protocols that a client offers beyond the first `LONGEST_HELLO` bytes of its handshake are not seen: where OpenSSL
+    finds none of echod's among them, the handshake goes on without one.
     What `close` says before the handshake is complete is nothing: OpenSSL refuses (SSL_shutdown(3)).
     After `receive` of what a peer has made expensive (a KeyUpdate of 27 bytes costs some 20 microseconds), `read` can
     take long, so do not receive more than `WIRE` at once.
@@ -37,7 +39,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from echod.config.wording import printable
 from echod.core.certificate import Name, distinguished
-from echod.core.hello import LONGEST_HELLO, server_name
+from echod.core.hello import LONGEST_HELLO, protocols, server_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +66,9 @@ of them in an alert of up to 85 bytes (AES-CBC and SHA-384), so that there can b
 
 LONGEST_TEXT = 255
 """Characters of a text that are shown, the same as of a host name."""
+
+NO_APPLICATION_PROTOCOL = bytes.fromhex("15 0303 0002 02 78")
+"""The record of the fatal alert that says so (RFC 7301 §3.2, RFC 8446 §5.1)."""
 
 _ORIGIN = re.compile(r"^(ssl|tls)v[0-9]+ ")
 """With what OpenSSL's names of alerts begin: the version that defined them, not the one that is spoken."""
@@ -93,6 +98,7 @@ class Tls:
     """
 
     __slots__ = (
+        "_alpn",
         "_closed",
         "_eof",
         "_hello",
@@ -107,7 +113,8 @@ class Tls:
         "peer_closed",
     )
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, alpn: frozenset[bytes] = frozenset()) -> None:
+        """Begin a handshake as `context` says; `alpn` are the protocols that it was made with."""
         self.outgoing = bytearray()
         self.established = False
         self.peer_closed = False
@@ -117,6 +124,7 @@ class Tls:
         self._tls = context.wrap_bio(self._incoming, self._produced, server_side=True)
         self._wire = bytearray()
         self._hello = bytearray()
+        self._alpn = alpn
         self._server_name: str | None = None
         self._closed = False
         self._eof = False
@@ -224,10 +232,21 @@ class Tls:
 
     def _establish(self) -> bool:
         self.established = bool(self._decode(self._shake_hands))
+        if self._alpn and self.outgoing and not self.failure:  # OpenSSL has read the ClientHello
+            self._check_protocols()
         if self.established or self.failure:
             self._server_name = self._server_name or server_name(self._hello)
             self._hello.clear()
         return self.established
+
+    def _check_protocols(self) -> None:
+        """Refuse a client that offers protocols of which echod speaks none (RFC 7301 §3.2): `ssl` would go on."""
+        offered = protocols(self._hello)
+        if offered.isdisjoint(self._alpn) and offered:
+            self.outgoing[:] = NO_APPLICATION_PROTOCOL
+            self.failure = "no application protocol"
+            self._drop()
+        self._alpn = frozenset()
 
     def _shake_hands(self) -> bool:
         self._tls.do_handshake()

@@ -179,7 +179,7 @@ class AdminStream(Stream):
         caller, exchange = self.caller, self._exchange
         self._setting.emit(
             AdminAnswered(
-                client_address=caller.host,
+                client_address=caller.name,
                 client_port=caller.port,
                 method=exchange.method,
                 path=exchange.path,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from echod.core.access import unmap
 from echod.net import sockets, unix
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Caller:
     @property
     def ip(self) -> str | None:
         """Its IP address, an IPv4 one as such through whatever socket it came; None for a path, whatever that says."""
-        return None if self.host is None or self.port is None else self.host.removeprefix(sockets.MAPPED)
+        return None if self.host is None or self.port is None else unmap(self.host)
 
     @property
     def name(self) -> str | None:

@@ -5,8 +5,8 @@ Rules
     for, `duplicate`, makes it two.
     The reply leaves from the address that was asked (IP_PKTINFO, ip(7); IPV6_PKTINFO, ipv6(7)): from a socket on the
     wildcard address the kernel would choose another, and the client would not know the answer.
-    What is dropped is counted by reason, and said in one record a second at most. No error of one datagram, neither
-    an ICMP error that is reported on the socket nor a full buffer, ends the loop.
+    What is dropped is counted by reason, and said in one record a second at most. No error of one datagram, be it an
+    ICMP error that is reported on the socket, a full buffer or a defect of echod, ends the loop or pauses the socket.
 
 Known limit: each worker says by itself what it has dropped, and warns by itself of who is over the rate.
 """
@@ -85,22 +85,32 @@ class Datagrams(Handler):
         """Use this configuration from now on."""
         setting = self._setting
         self.origin = Origin.of(config, self.socket)
-        self._guard = Guard(config.udp, Access(config.allow, config.deny), setting.udp_ports, setting.workers)
+        access = Access(config.allow, config.deny)
+        self._guard = Guard(config.name, config.udp, access, setting.udp_ports, setting.workers, setting.sources)
         self._faults = config.faults if config.faults.active else None
         self._chance = dice(config.faults, 0)
 
     def on_readable(self, now: float) -> None:
         """Answer some of those who wait."""
+        failed = False
         for _ in range(PER_TURN):
             try:
                 count, ancillary, flags, peer = self.socket.recvmsg_into([self._setting.buffer], _ANCILLARY)
             except BlockingIOError:
                 return
-            except OSError:  # an ICMP error about an answer of before, or memory is short: no reason to spin
+            except OSError:  # the first may be an ICMP error about a reply, which is taken by now; a second is not
                 self._drop(DropReason.RECEIVE_FAILED, now)
-                self.interest, self.deadline = 0, now + PAUSE
-                return
-            self._answer(count, ancillary, flags, peer, now)
+                if failed:
+                    self.interest, self.deadline = 0, now + PAUSE
+                    return
+                failed = True
+                continue
+            failed = False
+            try:
+                self._answer(count, ancillary, flags, peer, now)
+            except Exception as error:  # noqa: BLE001  # it costs this datagram; those that wait are answered
+                self._drop(DropReason.INTERNAL_ERROR, now)
+                self._reactor.report(self, error)
 
     def on_exceptional(self, now: float) -> None:
         """Take the error that is pending, which would come back at once."""
@@ -115,7 +125,7 @@ class Datagrams(Handler):
         self.deadline = self._due
 
     def on_crash(self, error: Exception, now: float) -> None:
-        """Go on after a pause: one datagram may be lost to a defect, or memory be short; the door stays."""
+        """Go on after a pause, since whatever has failed may fail again at once, as when memory is short."""
         self.interest, self.deadline = 0, now + PAUSE
 
     def release(self, now: float) -> None:
@@ -128,7 +138,7 @@ class Datagrams(Handler):
         self._say_dropped()
 
     def _answer(self, count: int, ancillary: list[tuple[int, int, bytes]], flags: int, peer: Any, now: float) -> None:
-        reason = self._guard.objection(peer[0].removeprefix(sockets.MAPPED), peer[1], now)
+        reason = self._guard.objection(peer[0], peer[1], now)
         if flags & socket.MSG_TRUNC:
             reason = DropReason.TRUNCATED
         source = _reply_from(ancillary)

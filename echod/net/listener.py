@@ -1,6 +1,9 @@
 """A listening socket: lets connections in, or turns them away, and survives having no descriptors left.
 
-Rule: the socket is shared by all workers and belongs to the supervisor; a worker closes only its own descriptor of it.
+Rules
+    The socket is shared by all workers and belongs to the supervisor; a worker closes only its own descriptor of it.
+    Whatever fails between admission and the stream that owns the slot gives the slot back and closes the connection.
+
 A worker that was woken accepts first and steps aside afterwards: EPOLLEXCLUSIVE wakes one, and if that one turned away
 instead, the client would wait although others idle.
 """
@@ -10,11 +13,11 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from echod.core.access import Access, Networks, address_key
+from echod.core.access import Access, Networks, address_key, unmap
 from echod.core.admission import Bucket
 from echod.core.connection import Connection
 from echod.core.injection import FaultyConnection, dice
-from echod.events import ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
+from echod.events import CloseReason, ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
 from echod.net.caller import Caller, Origin
 from echod.net.poller import READABLE
@@ -70,6 +73,7 @@ class Listener(Handler):
         self._reactor = reactor
         self._setting = setting
         self._paused_at: float | None = None
+        self._bucket: Bucket | None = None
         self.configure(config)
 
     def configure(self, config: models.Listener) -> None:
@@ -86,9 +90,13 @@ class Listener(Handler):
             access,
             self._proxied * config.proxy_protocol.timeout,
             config.tls.enabled * config.tls.timeout,
+            frozenset(name.encode() for name in config.tls.alpn),
         )
         share = config.accept_rate / self._setting.workers
-        self._bucket = Bucket(share, self._reactor.now) if share else None
+        if self._bucket and share:
+            self._bucket.adjust(share, self._reactor.now)
+        else:
+            self._bucket = Bucket(share, self._reactor.now) if share else None
 
     def on_readable(self, now: float) -> None:
         """Accept some of those who wait, then see whether siblings should take the next ones."""
@@ -152,20 +160,40 @@ class Listener(Handler):
         except OSError as error:
             self._pause(error, now)
             return False
+        try:
+            self._admit(sock, peer, now)
+        except Exception as error:  # noqa: BLE001  # it costs this connection; those that wait are accepted
+            sockets.reset(sock)
+            self._reactor.report(self, error)
+        return True
+
+    def _admit(self, sock: socket.socket, peer: Address, now: float) -> None:
         sock.setblocking(False)
         setting, host = self._setting, _host(peer)
         key = address_key(host) if setting.gate.per_address and host and not self._proxied else 0
         number = self._objection(host, now) or setting.gate.admit(key)
         if isinstance(number, RefuseReason):
             self._refuse(sock, peer, number)
-            return True
-        stream = self._stream(sock, Caller.of(number, self.origin, peer, key), host, now)
+            return
+        try:
+            stream = self._stream(sock, Caller.of(number, self.origin, peer, key), host, now)
+        except Exception:
+            self._give_back(key, now)
+            raise
         try:
             self._reactor.add(stream)
-        except OSError as error:  # the kernel has no memory to watch one more
+        except Exception as error:
             stream.on_crash(error, now)
             stream.close()
-        return True
+            if not isinstance(error, OSError):  # which says that the kernel has no memory to watch one more
+                raise
+
+    def _give_back(self, key: int, now: float) -> None:
+        """Count an admitted connection as closed that no stream has become the owner of."""
+        self._setting.gate.leave(key)
+        connection = Connection(self._setting.limits, now)
+        connection.fail(CloseReason.INTERNAL_ERROR, now)
+        self._setting.tally.closed(connection)
 
     def _stream(self, sock: socket.socket, caller: Caller, host: str, now: float) -> Stream:
         setting = self._setting
@@ -218,4 +246,4 @@ class Listener(Handler):
 
 def _host(peer: Address) -> str:
     """Return the address of a TCP peer, an IPv4 one as such; "" for a Unix one."""
-    return str(peer[0]).removeprefix(sockets.MAPPED) if isinstance(peer, tuple) else ""
+    return unmap(peer[0]) if isinstance(peer, tuple) else ""

@@ -45,6 +45,8 @@ class Terms:
     """Seconds for the header of the PROXY protocol; 0 for no header."""
     tls_timeout: float
     """Seconds for the handshake of TLS; 0 for none."""
+    alpn: frozenset[bytes] = frozenset()
+    """The protocols of which a client must offer one, if it offers any (ALPN)."""
 
     @property
     def timeout(self) -> float:
@@ -127,7 +129,7 @@ class ProxiedStream(QuietStream):
             key = address_key(host)
             if not gate.enter(key):
                 return RefuseReason.OVER_ADDRESS_LIMIT
-            self.caller = replace(self.caller, key=key)
+            self.caller.key = key
         return None
 
     def _reject(self, cause: str, now: float) -> None:

@@ -151,6 +151,10 @@ class Reactor:
             handler.watched = 0
             self.touch(handler)
 
+    def report(self, handler: Handler, error: Exception) -> None:
+        """Report an exception that `handler` has recovered from by itself."""
+        self._crashed(handler, error)
+
     def touch(self, handler: Handler) -> None:
         """Read the handler's attributes again at the end of this turn; for those who change it from outside."""
         self._touched.append(handler)

@@ -42,7 +42,7 @@ class SecuredStream(ProxiedStream):
         terms: Terms,
         context: ssl.SSLContext,
     ) -> None:
-        self._tls = Tls(context)
+        self._tls = Tls(context, terms.alpn)
         self._encrypted = 0
         self._heard = False
         super().__init__(sock, caller, setting, connection, terms)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from echod.core.datagrams import SourceTable
 
 if TYPE_CHECKING:
     import ssl
@@ -97,6 +99,8 @@ class Setting:
     """Clients whose connections are reported only if they carry a byte."""
     contexts: Mapping[str, ssl.SSLContext]
     """What the listeners that speak TLS do it with, by name."""
+    sources: SourceTable = field(default_factory=SourceTable)
+    """The addresses that the UDP listeners remember."""
 
     def __post_init__(self) -> None:
         self.views = [self.buffer[:count] for count in range(SMALL + 1)]

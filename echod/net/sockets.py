@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from echod.errors import ConfigError, StartError
-from echod.net import unix
+from echod.net import udp_options, unix
 
 if TYPE_CHECKING:
     from echod.config import address
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 RESET = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
 """The peer has cut the connection; ENOTCONN says so to who shuts it down (shutdown(2))."""
-
-MAPPED = "::ffff:"
-"""What the address of an IPv4 peer begins with on an IPv6 socket (RFC 4291 §2.5.5.2)."""
 
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
@@ -45,6 +42,7 @@ _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
 _IP_PKTINFO = 8
 _IP_FREEBIND = 15  # ip(7); the socket module does not name them
 _IPV6_FREEBIND = 78  # linux/in6.h
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7)
 _SIOCOUTQ = termios.TIOCOUTQ  # the same number, tcp(7)
 
 Address = tuple[Any, ...] | str | bytes
@@ -139,6 +137,8 @@ def _mark(sock: socket.socket, listener: Listener) -> None:
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, datagrams)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, listener.tos)  # for what an IPv6 socket sends as IPv4 too
+    if datagrams:
+        udp_options.set_path_mtu_discovery(sock, listener.udp.path_mtu_discovery)
 
 
 def text(address: Address) -> str:
@@ -150,10 +150,21 @@ def text(address: Address) -> str:
 
 
 def place(address: Address) -> tuple[str | None, int | None]:
-    """Return host and port, or the path of a Unix socket, if it has one, and None."""
-    if isinstance(address, tuple):
-        return address[0], address[1]
-    return unix.text(address) or None, None
+    """Return host and port, or the path of a Unix socket, if it has one, and None.
+
+    A link-local address has its zone, which is the name of its interface (RFC 4007 §11).
+    """
+    if not isinstance(address, tuple):
+        return unix.text(address) or None, None
+    host, port, *rest = address
+    return (f"{host}%{_zone(rest[1])}" if rest and rest[1] else host), port
+
+
+def _zone(index: int) -> str:
+    try:
+        return os.fsencode(socket.if_indextoname(index)).decode("utf-8", "backslashreplace")
+    except OSError:
+        return str(index)  # the interface is gone
 
 
 def network(family: int) -> str | None:
@@ -177,6 +188,12 @@ def pending_error(sock: socket.socket) -> OSError | None:
     """Take the error that is pending on `sock`, if any (SO_ERROR, socket(7))."""
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return OSError(code, os.strerror(code)) if code else None
+
+
+def buffer_sizes(sock: socket.socket) -> tuple[int, int]:
+    """Return the bytes of the receive and the send buffer as they were asked for: the kernel doubles (socket(7))."""
+    received, sent = (sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_RCVBUF, socket.SO_SNDBUF))
+    return received // 2, sent // 2
 
 
 def in_flight(sock: socket.socket) -> bool:
@@ -255,10 +272,8 @@ def _listen(listener: Listener, family: int, sockaddr: tuple[Any, ...]) -> socke
 def _listening(sock: socket.socket, listener: Listener) -> socket.socket:
     try:
         # The buffers before the first connect: a window is scaled by what there is then (tcp(7)).
-        if listener.receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, listener.receive_buffer)
-        if listener.send_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, listener.send_buffer)
+        _set_buffer(sock, listener.receive_buffer, socket.SO_RCVBUF, _SO_RCVBUFFORCE)
+        _set_buffer(sock, listener.send_buffer, socket.SO_SNDBUF, _SO_SNDBUFFORCE)
         tune(sock, listener)
         sock.setblocking(False)
         if sock.type == socket.SOCK_STREAM:
@@ -267,6 +282,16 @@ def _listening(sock: socket.socket, listener: Listener) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _set_buffer(sock: socket.socket, size: int, option: int, force: int) -> None:
+    """Set the size of a buffer, 0 for the kernel's choice; above its limit where CAP_NET_ADMIN allows (socket(7))."""
+    if not size:
+        return
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, force, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, option, size)  # the kernel clamps it, and says nothing
 
 
 def _why(error: OSError, listener: Listener) -> str:

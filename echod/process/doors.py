@@ -27,6 +27,9 @@ from typing import TYPE_CHECKING
 from echod.config import plan
 from echod.errors import StartError
 from echod.events import (
+    BufferClamped,
+    DatagramDropped,
+    DropReason,
     FaultsEnabled,
     ListenerClosed,
     ListenerFailed,
@@ -34,18 +37,20 @@ from echod.events import (
     ListenerRestored,
     ListenerSkipped,
 )
-from echod.net import sockets, unix
+from echod.net import sockets, udp_options, unix
 from echod.net.caller import Origin
+from echod.observe.scoreboard import DROPPED
 from echod.process.channel import MOST_DESCRIPTORS
 from echod.process.status import ListenerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from echod.config.listeners import Listener
     from echod.config.plan import Identity
     from echod.events import Event
     from echod.net.sockets import Address
+    from echod.observe.scoreboard import Row
 
 
 class Doors:
@@ -60,6 +65,8 @@ class Doors:
         """What each socket was bound to: one that is shut down may lose its port."""
         self._lost: set[socket.socket] = set()
         """Those that cannot listen again."""
+        self._drops: dict[socket.socket, int | None] = {}
+        """What the kernel had dropped of each UDP socket when it was last asked."""
 
     def open(self, listeners: Iterable[Listener], keep: Iterable[Listener] = ()) -> None:
         """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound.
@@ -84,6 +91,7 @@ class Doors:
             for name, sock in self.of(keep):
                 self._require_listening(name, sock)
             undo.pop_all()
+        self._drops |= {sock: udp_options.drops(sock) for found in opened.values() for sock in found if _is_udp(sock)}
         self._sockets |= opened
         self._skipped |= skipped
         self._addresses |= {sock: sock.getsockname() for found in opened.values() for sock in found}
@@ -105,7 +113,23 @@ class Doors:
             for sock in self._sockets.pop(same, []):
                 self._addresses.pop(sock)
                 self._lost.discard(sock)
+                self._drops.pop(sock, None)
                 _close(sock)
+
+    def count_drops(self, listeners: Iterable[Listener], row: Row, emit: Callable[[Event], None]) -> None:
+        """Count in `row`, and emit, the datagrams that the kernel has dropped since the last time.
+
+        Call it once a second, which is long before the kernel's 32 bits wrap twice, and before `close`.
+        """
+        for listener in listeners:
+            for _, sock in self.of([listener]):
+                before, now = self._drops.get(sock), udp_options.drops(sock) if _is_udp(sock) else None
+                if before is None or now is None or before == now:
+                    continue
+                self._drops[sock] = now
+                count = (now - before) % 2**32
+                row[DROPPED[DropReason.RECEIVE_BUFFER_FULL]] += count
+                emit(DatagramDropped(**Origin.of(listener, sock).facts(), receive_buffer_full=count))
 
     def close_all(self) -> None:
         """Close whatever is left, at the end of the process."""
@@ -160,6 +184,8 @@ class Doors:
             configured = listener.address if listener.name in self._inherited else None
             for _, sock in self.of([listener]):
                 emit(ListenerOpened(**Origin.of(listener, sock).facts(), configured=configured))
+                for event in self._clamped(listener, sock):
+                    emit(event)
             for skipped in self._skipped.get(self._identity(listener), []):
                 address, port = sockets.place(skipped.address)
                 where = Origin(listener.name, address, port, sockets.network(skipped.family), listener.kind)
@@ -178,6 +204,22 @@ class Doors:
         for listener in listeners:
             for _, sock in self.of([listener]):
                 emit(ListenerClosed(**Origin.of(listener, sock).facts()))
+
+    def _clamped(self, listener: Listener, sock: socket.socket) -> Iterator[Event]:
+        """Return an event for each buffer of `sock` that is smaller than its key says."""
+        inherited = listener.name in self._inherited
+        keys = (("receive_buffer", "net.core.rmem_max", "Receive"), ("send_buffer", "net.core.wmem_max", "Send"))
+        for (key, limit, option), value in zip(keys, sockets.buffer_sizes(sock), strict=True):
+            wanted = getattr(listener, key)
+            if value < wanted:
+                cause = f"{option}Buffer= of the socket unit" if inherited else limit
+                yield BufferClamped(
+                    **Origin.of(listener, sock).facts(),
+                    config_key=f"listener.{key}",
+                    configured=wanted,
+                    value=value,
+                    cause=cause,
+                )
 
     def _identity(self, listener: Listener) -> Identity:
         return plan.identity(listener, self._inherited)
@@ -221,3 +263,7 @@ def _close(sock: socket.socket) -> None:
     with suppress(OSError):  # closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
     sock.close()
+
+
+def _is_udp(sock: socket.socket) -> bool:
+    return sockets.transport(sock) == "udp"

@@ -47,7 +47,9 @@ class Housekeeping(Timer):
 
     def _on_interval(self, now: float) -> None:
         self._restore_runtime_directory()
-        self._estate.doors.check_listening(self._estate.settings.config.doors, self._emit)
+        doors, listeners = self._estate.doors, self._estate.settings.config.doors
+        doors.check_listening(listeners, self._emit)
+        doors.count_drops(listeners, self._estate.board.row(0), self._emit)
         self.start(now)
 
     def _restore_runtime_directory(self) -> None:

@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from contextlib import suppress
@@ -120,3 +121,12 @@ def hold() -> None:
 def let_go() -> None:
     """Let signals through again."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def terminal_opens() -> bool:
+    """Tell whether this process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

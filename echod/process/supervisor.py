@@ -18,7 +18,6 @@ Fails: StartError when no worker comes up at the start; OSError when the poller 
 from __future__ import annotations
 
 import gc
-import os
 import signal
 from contextlib import suppress
 from math import inf
@@ -57,7 +56,6 @@ SECOND_INTERRUPT_DELAY = 0.5
 EXTENSION = 15.0
 """Seconds of patience that a stopping daemon asks of the service manager, three times before they are over."""
 
-
 STOPPING = StartError("the daemon is stopping")
 """The answer to a reload that comes too late."""
 
@@ -87,7 +85,7 @@ class Supervisor:
         self._stopping_at_once = False
         self._stopping_since = 0.0
         self._lost_before = 0
-        self._on_terminal = estate.settings.foreground and not estate.nohup and _terminal_opens()
+        self._on_terminal = estate.settings.foreground and not estate.nohup and signals.terminal_opens()
         self._done = False
         self._reactor = Reactor(POLLERS[estate.settings.poller](), estate.log.crashed)
         self._crew = Crew(self._reactor, estate.board, self._emit, self._live)
@@ -129,7 +127,7 @@ class Supervisor:
             return
         self._emit(events.SignalReceived(signal=number.name))
         match number:
-            case signal.SIGHUP if self._on_terminal and not _terminal_opens():
+            case signal.SIGHUP if self._on_terminal and not signals.terminal_opens():
                 self._stop(number, now)  # it was closed, and nobody is left to type ^C
             case signal.SIGHUP:
                 self._reload_wanted = True
@@ -263,6 +261,7 @@ class Supervisor:
         assert self._report is not None  # noqa: S101
         changes = self._reload.plan
         self._reload = None
+        self._estate.doors.count_drops(changes.release, self._estate.board.row(0), self._emit)
         self._estate.doors.say_closed(changes.release, self._emit)
         self._estate.doors.close(changes.release)
         self._emit(reports.config(self._estate, self._generation))
@@ -332,6 +331,7 @@ class Supervisor:
         doors, listeners = self._estate.doors, self._estate.settings.config.listener
         if self._reload:
             listeners += self._reload.plan.release
+        doors.count_drops(listeners, self._estate.board.row(0), self._emit)
         doors.say_closed(listeners, self._emit)
         doors.close(listeners)
 
@@ -384,11 +384,3 @@ class Supervisor:
     def _status(self) -> Status:
         last_reload = status.of_reload(self._report, self._reload_count)
         return status.collect(self._estate, self._phase, self._generation, self._crew.workers, last_reload)
-
-
-def _terminal_opens() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True

@@ -85,3 +85,17 @@ def test_a_bucket_is_never_more_generous_than_its_rate(pauses: list[float], rate
         passed += bucket.take(now)
 
     assert passed <= now * rate + max(rate, 1.0) + 1e-6
+
+
+def test_bucket_keeps_its_fill_when_the_rate_changes() -> None:
+    """What is left stays, as many as the new burst allows, and comes back at the new rate."""
+    bucket = Bucket(10.0, now=0.0)
+    for _ in range(7):
+        assert bucket.take(0.0)
+    bucket.adjust(100.0, 0.0)
+    left = [bucket.take(0.0) for _ in range(4)]
+    bucket.adjust(2.0, 1.0)
+    after = [bucket.take(1.0) for _ in range(3)]
+
+    assert [True, True, True, False] == left
+    assert [True, True, False] == after

@@ -20,12 +20,12 @@ def ask(request: bytes, *, step: int = 0) -> tuple[int, dict[str, str], bytes]:
     exchange = Exchange(pages)
     size = step or len(request)
     pieces = [request[start : start + size] for start in range(0, len(request), size)]
-    answers = [answer for piece in pieces if (answer := exchange.receive(piece))]
+    answer = next(answer for piece in pieces if (answer := exchange.receive(piece)))
     client = h11.Connection(h11.CLIENT)
     method = "HEAD" if request.startswith(b"HEAD") else "GET"
     client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
     client.send(h11.EndOfMessage())
-    client.receive_data(answers[0])
+    client.receive_data(answer)
     client.receive_data(b"")
     response = client.next_event()
     assert isinstance(response, h11.Response)
@@ -76,6 +76,20 @@ def test_what_is_refused(request_: bytes, status: int) -> None:
 
     assert status == found
     assert ("GET, HEAD" if status == 405 else None) == headers.get("allow")
+
+
+def sized(length: int) -> bytes:
+    """Return a request whose header has `length` bytes."""
+    start, end = b"GET / HTTP/1.1\r\nHost: h\r\nX: ", b"\r\n\r\n"
+    return start + b"x" * (length - len(start) - len(end)) + end
+
+
+@pytest.mark.parametrize("step", [0, 1, 4096])
+@pytest.mark.parametrize("rest", [b"", b"x" * 5000], ids=["nothing", "more"])
+@pytest.mark.parametrize(("length", "status"), [(LONGEST, 200), (LONGEST + 1, 431), (9040, 431)])
+def test_header_is_refused_when_over_the_limit(length: int, status: int, rest: bytes, step: int) -> None:
+    """In however many pieces it comes, and whatever comes after it."""
+    assert status == ask(sized(length) + rest, step=step)[0]
 
 
 def test_what_is_not_complete_is_not_answered() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echod.core.hello import LONGEST_HELLO, LONGEST_NAME, server_name
+from echod.core.hello import LONGEST_HELLO, LONGEST_NAME, protocols, server_name
 from tests.core.peers import NAME, VERSIONS, Client, client_context
 
 HELLO = Client().speak()
@@ -81,6 +81,32 @@ def test_any_name_is_shown_safely(name: bytes, shown: str | None) -> None:
     assert shown == server_name(hello(asking(name)))
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("offered", [["h2"], ["h2", "http/1.1", "x" * 255]])
+def test_protocols_of_a_real_hello(version: str, offered: list[str]) -> None:
+    """Each one that OpenSSL's clients offer."""
+    context = client_context(version=version)
+    context.set_alpn_protocols(offered)
+
+    assert {name.encode() for name in offered} == protocols(Client(context).speak())
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        HELLO,
+        hello(b""),
+        hello(extension(16, b"")),
+        hello(extension(16, b"\0\x05\x02h2")),
+        hello(extension(16, vector(2, vector(1, b"h2"))))[:-1],
+    ],
+    ids=["no extension", "no extensions", "empty", "cut short", "incomplete"],
+)
+def test_no_list_of_protocols_is_none(wire: bytes) -> None:
+    """What is missing, malformed or not there yet offers nothing."""
+    assert frozenset() == protocols(wire)
+
+
 @pytest.mark.parametrize(
     "wire",
     [
@@ -107,5 +133,7 @@ def test_what_names_nobody(wire: bytes) -> None:
 def test_no_bytes_raise(wire: bytes) -> None:
     """Any bytes tell a name or none."""
     name = server_name(wire)
+
+    protocols(wire)
 
     assert name is None or (name.isprintable() and len(name) <= 4 * LONGEST_NAME + 1)

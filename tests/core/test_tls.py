@@ -23,6 +23,7 @@ from tests.core.peers import (
     client_context,
     deliver,
     forged,
+    introduce,
     issued,
     old_forged,
     pair,
@@ -256,7 +257,6 @@ def test_a_minimum_version_is_kept() -> None:
     [
         (["a", "b"], ["b", "a"], "a"),
         (["a", "b"], ["b"], "b"),
-        (["a", "b"], ["c"], None),
         (["a", "b"], None, None),
         ([], ["a"], None),
     ],
@@ -266,9 +266,35 @@ def test_alpn(version: str, ours: list[str], theirs: list[str] | None, chosen: s
     context = client_context(version=version)
     if theirs:
         context.set_alpn_protocols(theirs)
-    tls, client = pair(server_context(alpn=ours), Client(context))
+    tls, client = Tls(server_context(alpn=ours), alpn(ours)), Client(context)
+    introduce(tls, client)
 
     assert chosen == tls.facts.alpn == client.tls.selected_alpn_protocol()
+
+
+def alpn(names: list[str]) -> frozenset[bytes]:
+    """Return protocols as a filter takes them."""
+    return frozenset(name.encode() for name in names)
+
+
+@each_version
+@pytest.mark.parametrize("step", [1, 100_000])
+def test_alpn_without_overlap_is_a_fatal_alert(version: str, step: int) -> None:
+    """RFC 7301 §3.2: the alert instead of a ServerHello, and nothing after it; the name is known all the same."""
+    context = client_context(version=version)
+    context.set_alpn_protocols(["c", "d"])
+    tls, client = Tls(server_context(alpn=["a", "b"]), alpn(["a", "b"])), Client(context)
+    spoken = client.speak()
+    for start in range(0, len(spoken), step):
+        tls.receive(spoken[start : start + step])
+
+    assert b"\x15\x03\x03\x00\x02\x02\x78" == bytes(tls.outgoing)
+    assert "no application protocol" == tls.failure
+    assert not tls.established
+    assert NAME == tls.facts.server_name
+    client.hear(deliver(tls))
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+        client.speak()
 
 
 @pytest.mark.parametrize(

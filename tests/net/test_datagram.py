@@ -13,6 +13,7 @@ from echod.config import listeners as models
 from echod.events import DatagramDropped, DatagramThrottled, DropReason
 from echod.net import datagram, sockets
 from echod.net.datagram import Datagrams
+from echod.net.poller import READABLE
 
 if TYPE_CHECKING:
     from tests.net.conftest import Rig
@@ -121,21 +122,25 @@ def test_no_turn_is_longer_than_others_can_wait(rig: Rig, monkeypatch: pytest.Mo
 
 
 def test_an_answer_that_cannot_be_sent_is_counted(rig: Rig) -> None:
-    """A full buffer or an unreachable peer costs that datagram, and no more."""
+    """A full buffer, an unreachable peer or a broadcast address (EACCES, ip(7)) costs that datagram, and no more."""
     sock, _ = door(rig)
-    sock.failing["sendmsg"] += [BlockingIOError(errno.EAGAIN, "x"), OSError(errno.ENETUNREACH, "x")]
+    sock.failing["sendmsg"] += [
+        BlockingIOError(errno.EAGAIN, "x"),
+        OSError(errno.ENETUNREACH, "x"),
+        PermissionError(errno.EACCES, "x"),
+    ]
     peer = client(rig)
-    for _ in range(3):
+    for _ in range(4):
         peer.sendto(b"x", sock.getsockname())
     rig.until(lambda: rig.tally.sent)
 
-    assert [DropReason.SEND_FAILED] * 2 == rig.tally.lost
+    assert [DropReason.SEND_FAILED] * 3 == rig.tally.lost
 
 
 def test_a_failing_receive_is_no_spin(rig: Rig) -> None:
     """The socket rests for a moment, and goes on."""
     sock, handler = door(rig)
-    sock.failing["recvmsg_into"].append(ConnectionRefusedError(errno.ECONNREFUSED, "x"))
+    sock.failing["recvmsg_into"] += [OSError(errno.ENOMEM, "x"), OSError(errno.ENOMEM, "x")]
     peer = client(rig)
     peer.sendto(b"x", sock.getsockname())
     rig.until(lambda: rig.tally.lost)
@@ -144,7 +149,20 @@ def test_a_failing_receive_is_no_spin(rig: Rig) -> None:
     rig.clock.now += datagram.PAUSE
     rig.until(lambda: rig.tally.sent)
 
-    assert (0, [DropReason.RECEIVE_FAILED]) == (resting, rig.tally.lost)
+    assert (0, [DropReason.RECEIVE_FAILED] * 2) == (resting, rig.tally.lost)
+
+
+def test_an_icmp_error_pauses_nothing(rig: Rig) -> None:
+    """What one peer has caused is counted, and the datagrams of others are answered in the same turn."""
+    sock, handler = door(rig)
+    sock.failing["recvmsg_into"].append(ConnectionRefusedError(errno.ECONNREFUSED, "x"))
+    peer = client(rig)
+    peer.sendto(b"x", sock.getsockname())
+    handler.on_readable(rig.clock.now)
+
+    assert [DropReason.RECEIVE_FAILED] == rig.tally.lost
+    assert [1] == rig.tally.sent
+    assert READABLE == handler.interest
 
 
 def test_a_pending_error_is_taken(rig: Rig) -> None:
@@ -184,17 +202,19 @@ def test_drops_are_said_once_a_second(rig: Rig) -> None:
 
 
 def test_a_crash_is_one_datagram(rig: Rig) -> None:
-    """A defect costs what it met; the door stays."""
+    """A defect costs the datagram that met it: the rest of the batch is answered at once, nothing pauses."""
     sock, handler = door(rig)
-    sock.failing["sendmsg"].append(ZeroDivisionError("x"))
+    error = ZeroDivisionError("x")
+    sock.failing["sendmsg"].append(error)
     peer = client(rig)
-    peer.sendto(b"x", sock.getsockname())
-    rig.until(lambda: rig.crashes)
-    rig.clock.now += datagram.PAUSE
-    peer.sendto(b"y", sock.getsockname())
-    rig.until(lambda: rig.tally.sent)
+    for content in (b"x", b"y", b"z"):
+        peer.sendto(content, sock.getsockname())
+    handler.on_readable(rig.clock.now)
 
-    assert not handler.done
+    assert [b"y", b"z"] == [peer.recv(10) for _ in range(2)]
+    assert [(handler, error)] == rig.crashes
+    assert [DropReason.INTERNAL_ERROR] == rig.tally.lost
+    assert READABLE == handler.interest
 
 
 def test_faults_lose_and_double_what_is_answered(rig: Rig) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pkgutil
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ from echod.net.reactor import Handler
 from echod.net.stream import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.net.conftest import Rig
 
 
@@ -259,6 +263,70 @@ def test_the_gate_is_shut_whatever_happens(rig: Rig) -> None:
     assert READABLE == listener.interest
 
 
+FAULTY_STEPS = {
+    "address": ("echod.net.listener.address_key", {}),
+    "caller": ("echod.net.listener.Caller.of", {}),
+    "connection": ("echod.net.listener.Listener._connection", {}),
+    "connection with faults": ("echod.net.listener.FaultyConnection", {"faults": {"close_after": "1B"}}),
+    "stream": ("echod.net.listener.Stream.__init__", {}),
+    "opened record": ("echod.net.stream.ConnectionOpened.of", {}),
+    "proxied stream": (
+        "echod.net.listener.ProxiedStream.__init__",
+        {"proxy_protocol": {"enabled": True, "trusted": ["127.0.0.0/8"]}},
+    ),
+    "reactor": ("echod.net.reactor.Reactor._watch", {}),
+}
+
+
+@pytest.mark.parametrize("step", FAULTY_STEPS)
+def test_slot_is_given_back_when_a_step_after_accept_fails(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whatever fails before a stream owns the slot: it is free again, the client reset, and the next one served."""
+    target, keys = FAULTY_STEPS[step]
+    door = rig.door()
+    listener = rig.listen(door)
+    rig.setting.gate.per_address = 5
+    listener.configure(models.Listener.model_validate(keys))
+    rig.turn()  # what the loop has to do for the listener itself is done
+    clients = [rig.knock(door) for _ in range(3)]
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # names, and no paths
+    failures = [ZeroDivisionError("a defect") for _ in clients]
+    with fails_once_each(monkeypatch, target, failures):
+        listener.on_readable(rig.clock.now)
+
+    assert failures == [error for _, error in rig.crashes]
+    assert 0 == rig.gate.inside
+    assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    admitted = 0 if step == "address" else len(clients)
+    assert [CloseReason.INTERNAL_ERROR] * admitted == [connection.reason for connection in rig.tally.ended]
+    assert READABLE == listener.interest
+    for client in clients:
+        with pytest.raises(ConnectionResetError):
+            rig.fetch_all(client)
+
+    listener.configure(models.Listener())
+    client = rig.knock(door)
+    client.send(b"served")
+    assert b"served" == rig.fetch(client, 6)
+
+
+@contextlib.contextmanager
+def fails_once_each(monkeypatch: pytest.MonkeyPatch, target: str, failures: list[ZeroDivisionError]) -> Iterator[None]:
+    """Let the first calls of `target` fail, each with one of `failures`, and the later ones work."""
+    real = pkgutil.resolve_name(target)
+    left = list(failures)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        if left:
+            raise left.pop(0)
+        return real(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, call)
+        yield
+
+
 # -- fairness ---------------------------------------------------------------------------------------------------------
 
 
@@ -463,6 +531,19 @@ def test_a_rate_is_shared_by_the_workers(rig: Rig) -> None:
         rig.clock.now += 1.0
 
     assert {RefuseReason.OVER_RATE} == {event.reason for event in rig.recorded if isinstance(event, ConnectionRefused)}
+
+
+def test_reload_keeps_what_is_left_of_the_accept_rate(rig: Rig) -> None:
+    """A flood that has used up the rate does not get a new second's worth with each reload."""
+    door = rig.door()
+    listener = rig.listen(door)
+    for _ in range(2):
+        listener.configure(models.Listener(accept_rate=4))
+        for _ in range(6):
+            rig.knock(door)
+        rig.turn()
+
+    assert 4 == len(streams(rig))
 
 
 def test_a_quiet_client_is_recorded_once_it_speaks(rig: Rig) -> None:

@@ -417,7 +417,7 @@ def test_port_0_gives_up_in_the_end(stack: ExitStack, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("address", "expected"),
-    [(("127.0.0.1", 7), "127.0.0.1:7"), (("::1", 7, 0, 0), "[::1]:7"), (("fe80::1%lo", 7, 0, 1), "[fe80::1%lo]:7")],
+    [(("127.0.0.1", 7), "127.0.0.1:7"), (("::1", 7, 0, 0), "[::1]:7"), (("fe80::1", 7, 0, 1), "[fe80::1%lo]:7")],
 )
 def test_text(address: tuple[Any, ...], expected: str) -> None:
     """An address is written as in the configuration file."""
@@ -554,3 +554,12 @@ def test_a_door_is_the_socket_that_it_takes_over(family: socket.AddressFamily, t
         accepted, _ = door.accept()
         with accepted:
             assert {(family, socket.SOCK_STREAM)} == {(door.family, door.type), (accepted.family, accepted.type)}
+
+
+def test_place_shows_the_zone_of_a_link_local_address() -> None:
+    """By the name of its interface; by its number when that is gone; nothing where there is no zone."""
+    index = socket.if_nametoindex("lo")
+
+    assert ("fe80::1%lo", 7) == sockets.place(("fe80::1", 7, 0, index))
+    assert ("fe80::1%2147483647", 7) == sockets.place(("fe80::1", 7, 0, 2**31 - 1))
+    assert ("::1", 7) == sockets.place(("::1", 7, 0, 0))

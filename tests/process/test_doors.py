@@ -14,7 +14,9 @@ import pytest
 
 from echod.config.listeners import Listener
 from echod.errors import ConfigError, StartError
-from echod.net import sockets
+from echod.events import BufferClamped, DropReason
+from echod.net import sockets, udp_options
+from echod.observe.scoreboard import DROPPED, Scoreboard
 from echod.process import doors as module
 from echod.process.doors import Doors
 from echod.process.status import ListenerStatus
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from echod.events import Event
+    from echod.observe.scoreboard import Row
 
 ONE = Listener(name="one", address="127.0.0.1:0")
 TWO = Listener(name="two", address="127.0.0.1:0")
@@ -290,3 +293,94 @@ def test_closing_does_not_wait_for_what_a_worker_has_left(doors: Doors) -> None:
         took = monotonic() - began
 
     assert took < 1.0
+
+
+UDP = Listener.model_validate({"name": "udp", "kind": "udp", "address": "127.0.0.1:0", "receive_buffer": "4KiB"})
+
+
+def drop_some(sock: socket.socket) -> int:
+    """Send more than the receive buffer of `sock` holds, and return how many datagrams the kernel has dropped."""
+    before = udp_options.drops(sock)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for _ in range(100):
+            peer.sendto(b"x", sock.getsockname())
+    after = udp_options.drops(sock)
+    assert before is not None
+    assert after is not None
+    assert after > before
+    return after - before
+
+
+def counted(doors: Doors, row: Row) -> list[int]:
+    """Have the drops of `UDP` counted, and return those that the events say; they are those that the row has more."""
+    events: list[Event] = []
+    column = DROPPED[DropReason.RECEIVE_BUFFER_FULL]
+    before = row[column]
+    doors.count_drops([ONE, UDP], row, events.append)
+    counts = [vars(event)["receive_buffer_full"] for event in events]
+    assert sum(counts) == row[column] - before
+    return counts
+
+
+def test_count_drops_counts_each_drop_once(doors: Doors) -> None:
+    """What the kernel has dropped since the last time; nothing is said of nothing, nor of a socket of TCP."""
+    doors.open([ONE, UDP])
+    [(_, sock)] = doors.of([UDP])
+    row = Scoreboard().row(0)
+
+    assert [] == counted(doors, row)
+    first = drop_some(sock)
+    assert [first] == counted(doors, row)
+    assert [] == counted(doors, row)
+    second = drop_some(sock)
+    assert [second] == counted(doors, row)
+
+
+def test_count_drops_goes_on_where_the_kernels_number_wraps(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has 32 bits."""
+    numbers = iter([2**32 - 3, 4])
+    monkeypatch.setattr(udp_options, "drops", lambda _: next(numbers))
+    doors.open([UDP])
+
+    assert [7] == counted(doors, Scoreboard().row(0))
+
+
+def test_count_drops_is_silent_where_the_kernel_does_not_tell(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SO_MEMINFO came with Linux 4.12."""
+    numbers = iter([5, None, 6])
+    monkeypatch.setattr(udp_options, "drops", lambda _: next(numbers))
+    doors.open([UDP])
+
+    assert [[], [1]] == [counted(doors, Scoreboard().row(0)) for _ in range(2)]
+
+
+def test_count_drops_leaves_out_those_before_a_socket_was_inherited() -> None:
+    """They are nothing that this daemon has to answer for."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as passed:
+        passed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        passed.bind(("127.0.0.1", 0))
+        drop_some(passed)
+        doors = Doors({"udp": [passed]})
+        doors.open([UDP])
+        row = Scoreboard().row(0)
+        before = counted(doors, row)
+        new = drop_some(passed)
+
+        assert [] == before
+        assert [new] == counted(doors, row)
+
+
+def test_clamped_buffer_of_an_inherited_socket_names_the_socket_unit() -> None:
+    """What the file says of its size is not done to a socket that systemd has made; the log says so."""
+    events: list[Event] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as passed:
+        passed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        passed.bind(("127.0.0.1", 0))
+        doors = Doors({"udp": [passed]})
+        listener = UDP.model_copy(update={"receive_buffer": 8192})
+        doors.open([listener])
+        doors.say_opened([listener], events.append)
+        [clamped] = [event for event in events if isinstance(event, BufferClamped)]
+
+    assert "ReceiveBuffer= of the socket unit" == clamped.cause
+    assert (8192, 4096) == (clamped.configured, clamped.value)

@@ -10,6 +10,7 @@ import pytest
 
 from echod.config.models import Config
 from echod.events import RuntimeLost, RuntimeRestored
+from echod.observe.scoreboard import Scoreboard
 from echod.process import housekeeping
 from echod.process.control import ControlSocket
 from echod.process.doors import Doors
@@ -39,8 +40,8 @@ def keeper(
 ) -> Iterator[Housekeeping]:
     """Look after the directory a hundred times a second."""
     monkeypatch.setattr(housekeeping, "INTERVAL", 0.01)
-    settings = SimpleNamespace(config=Config(listener=()))
-    estate: Any = SimpleNamespace(directory=directory, doors=Doors({}), settings=settings)
+    settings = SimpleNamespace(config=Config())
+    estate: Any = SimpleNamespace(directory=directory, doors=Doors({}), settings=settings, board=Scoreboard())
     control = ControlSocket(directory.socket, reactor, lambda *_: None, recorder.emit)
     reactor.add(control)
     made = Housekeeping(reactor, estate, control, recorder.emit)

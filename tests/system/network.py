@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.system.daemon import wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -66,6 +68,25 @@ class Network:
         """Be at the client's end."""
         with _inside(self._names["client"]):
             yield
+
+    def add_address(self, address: str) -> None:
+        """Give the server's end one more address, ADDRESS/LENGTH, on its loopback."""
+        done = _ip("-n", self._names["server"], "address", "add", address, "dev", "lo")
+        assert not done.returncode, f"address {address}: {done.stderr}"
+
+    def shrink(self, mtu: int) -> None:
+        """Let the client's end take packets of at most `mtu` bytes; longer ones vanish without a word of ICMP."""
+        done = _ip("-n", self._names["client"], "link", "set", "cable", "mtu", str(mtu))
+        assert not done.returncode, f"mtu {mtu}: {done.stderr}"
+
+    def link_local(self, end: str) -> str:
+        """Return the link-local address of "server" or "client", once no duplicate of it was found."""
+
+        def found() -> str | None:
+            shown = _ip("-n", self._names[end], "-6", "-o", "address", "show", "dev", "cable", "scope", "link")
+            return None if "tentative" in shown.stdout or not shown.stdout else shown.stdout.split()[3].split("/")[0]
+
+        return str(wait_until(found, what="an address that is no duplicate"))
 
     def received(self) -> int:
         """Count the datagrams that all sockets at the server's end were given."""

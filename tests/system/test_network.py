@@ -108,6 +108,30 @@ def test_a_link_local_address_answers_as_itself(start: Starter, network: Network
     assert (host, 7007, 0, scope) == answer
 
 
+def test_a_link_local_address_is_shown_with_its_zone(start: Starter, network: Network) -> None:
+    """Log and status show an address as it is typed: server's and client's, and a listening socket's too."""
+    host = network.link_local("server")
+    address = f"[{host}%cable]:7007"
+    with network.server():
+        listener = {"name": "echo", "kind": "tcp", "address": address}
+        daemon = start(listeners=[listener, door(address, name="udp")])
+    with network.client():
+        scope = socket.if_nametoindex("cable")
+        own = network.link_local("client")
+        with socket.socket(socket.AF_INET6) as peer:
+            peer.settimeout(5)
+            peer.connect((host, 7007, 0, scope))
+            peer.sendall(b"who?")
+            assert b"who?" == peer.recv(10)
+    closed = daemon.wait_for("connection.closed")
+    opened = daemon.records("listener.opened")
+
+    assert f"{own}%cable" == closed["client.address"]
+    assert f"{host}%cable" == closed["server.address"]
+    assert [f"{host}%cable"] * 2 == [record["server.address"] for record in opened]
+    assert [[address]] * 2 == [entry["bound"] for entry in daemon.state()["listeners"]]
+
+
 def link_local(peer: socket.socket, address: tuple[str, int, int, int]) -> Any:
     """Ask once; None while the kernel is still finding out whether the address is unique on the link."""
     with contextlib.suppress(OSError):
@@ -125,6 +149,63 @@ def test_nobody_answers_a_broadcast(start: Starter, network: Network, address: s
         peer.sendto(b"all?", (BROADCAST, 7007))
         wait_until(lambda: counted(daemon, reason) == 1, 5, "the drop")
         assert SERVER4[1] == ask(peer, SERVER4[1], 7007)
+
+
+TRANSLATED = "::ffff:0:c000:207"
+"""192.0.2.7 behind a translator (SIIT, RFC 7915): IPv6 to the kernel, with the prefix of the mapped form."""
+
+
+def test_translated_clients_take_no_slot_for_good(start: Starter, network: Network) -> None:
+    """More of them than there are slots are served one after the other, then everybody else, and TERM is quick."""
+    network.add_address(f"{TRANSLATED}/128")
+    limits = {"max_connections": 20, "max_connections_per_address": 20}
+    with network.server():
+        listener = {"name": "echo", "kind": "tcp", "address": "[::]:7007", "deny": ["198.51.100.0/24"]}
+        daemon = start(listeners=[listener], limits=limits, log={"quiet": ["192.0.2.0/24"]})
+        for source in [TRANSLATED] * 25 + ["::1"]:
+            with socket.create_connection(("::1", 7007), 5, source_address=(source, 0)) as peer:
+                peer.sendall(b"who?")
+                assert b"who?" == peer.recv(10)
+        daemon.wait_for("connection.closed", count=26)
+
+    assert 25 == len(daemon.records("connection.closed", {"client.address": TRANSLATED, "network.type": "ipv6"}))
+    assert 0 == daemon.active()
+    assert daemon.stop() < 5
+
+
+def test_translated_datagrams_are_answered_and_pause_nothing(start: Starter, network: Network) -> None:
+    """They are datagrams like others: each one is answered, and so is each one of another peer in between."""
+    network.add_address(f"{TRANSLATED}/128")
+    with network.server():
+        daemon = start(listeners=[door("[::]:7007", deny=["198.51.100.0/24"])])
+        translated, other = (bound(host) for host in (TRANSLATED, "::1"))
+    with translated, other:
+        for _ in range(50):
+            assert ["::1"] * 2 == [ask(peer, "::1", 7007) for peer in (translated, other)]
+
+    assert [] == daemon.records("datagram.dropped")
+
+
+def bound(host: str) -> socket.socket:
+    """Return a client's socket in the namespace that this thread is in."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((host, 0))
+    made.settimeout(5)
+    return made
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:7007", "[::]:7007"])
+def test_class_e_addresses_are_answered(start: Starter, network: Network, address: str) -> None:
+    """240.0.0.0/4 is unicast to Linux, and used for pods: what has such an address is answered over UDP and TCP."""
+    network.add_address("240.0.0.1/32")
+    both: dict[str, Any] = {"address": address, "ipv6_only": address.startswith("0")}
+    with network.server():
+        start(listeners=[door(**both), {"name": "tcp", "kind": "tcp"} | both])
+        with bound("240.0.0.1") as peer:
+            assert SERVER4[0] == ask(peer, SERVER4[0], 7007)
+        with socket.create_connection((SERVER4[0], 7007), 5, source_address=("240.0.0.1", 0)) as stream:
+            stream.sendall(b"who?")
+            assert b"who?" == stream.recv(10)
 
 
 @contextlib.contextmanager

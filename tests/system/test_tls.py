@@ -184,6 +184,25 @@ class Talker(Client):
 
 
 @each_version
+def test_alpn_without_overlap_ends_the_handshake(start: Starter, identity: Identity, version: str) -> None:
+    """OpenSSL's client is told no_application_protocol (RFC 7301 §3.2), the log says so; without ALPN it is served."""
+    daemon = start(listeners=identity.listener(alpn=["echo"]))
+    host, port = daemon.address()
+    command = ["openssl", "s_client", "-connect", f"{host}:{port}", f"-tls{version.replace('.', '_')}"]
+    refused = subprocess.run(
+        [*command, "-alpn", "h2,http/1.1"], input=b"", capture_output=True, check=False, timeout=10 * SCALE
+    )
+    served = subprocess.run(command, input=b"", capture_output=True, check=False, timeout=10 * SCALE)
+    closed = daemon.wait_for("connection.closed", {"echod.close.reason": "handshake_failed"})
+
+    assert refused.returncode
+    assert b"alert no application protocol" in refused.stderr.lower() or b"SSL alert number 120" in refused.stderr
+    assert "no application protocol" == closed["error.type"]
+    assert 0 == served.returncode
+    assert b"No ALPN negotiated" in served.stdout
+
+
+@each_version
 def test_a_half_close(start: Starter, identity: Identity, version: str) -> None:
     """Who has said close_notify before it reads gets everything that is held, then close_notify, then FIN."""
     daemon = start(listeners=identity.listener())

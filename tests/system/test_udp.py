@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import time
+import urllib.request
+from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.system.clients import MIB
 from tests.system.daemon import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.system.clients import Address
     from tests.system.daemon import Daemon, Starter
 
 LARGEST = 65507
+SO_RCVBUFFORCE = 33
 
 
 def door(address: str = "127.0.0.1:0", name: str = "echo", **keys: Any) -> dict[str, Any]:
@@ -136,6 +143,135 @@ def test_access_and_drops_are_counted(start: Starter) -> None:
             denied.recv(10)
 
     assert len(daemon.records("datagram.dropped")) <= 2
+
+
+BURST = 20_000
+"""Datagrams, far more than a receive buffer holds."""
+
+
+def test_drops_of_the_kernel_are_counted(start: Starter) -> None:
+    """What does not fit into the receive buffer is in record and metric: with what was answered it is all that came."""
+    daemon = start(
+        workers=2, listeners=[door(receive_buffer="64KiB", udp={"rate": 0})], admin={"address": "127.0.0.1:0"}
+    )
+    with client() as peer:
+        for _ in range(BURST):
+            peer.sendto(b"x" * 100, daemon.address())
+
+    def accounted() -> int:
+        return metric(daemon, "echod_datagrams_answered_total") + metric(daemon, "echod_datagrams_dropped_total{")
+
+    wait_until(lambda: accounted() >= BURST, 20, "every datagram to be accounted for")
+    dropped = metric(daemon, 'echod_datagrams_dropped_total{reason="receive_buffer_full"}')
+
+    assert BURST == accounted()
+    assert dropped > 0
+    wait_until(lambda: counted(daemon, "receive_buffer_full") == dropped, 5, "the records")
+
+
+@pytest.mark.parametrize("closed_by", ["reload", "stop"])
+def test_drops_of_the_kernel_are_counted_when_a_socket_closes(start: Starter, closed_by: str) -> None:
+    """Those since the last look too, with the burst still in the buffer of a socket that nobody reads."""
+    daemon = start(listeners=[door(receive_buffer="64KiB", udp={"rate": 0}), door(name="stays")])
+    [worker] = daemon.workers()
+    os.kill(worker, SIGSTOP)
+    with client() as peer:
+        for _ in range(2000):
+            peer.sendto(b"x" * 100, daemon.address())
+    before = kernel_drops(daemon.address()[1])
+    os.kill(worker, SIGCONT)
+    if closed_by == "reload":
+        daemon.reload(listener=[door(name="stays")])
+    else:
+        daemon.stop()
+
+    assert before > 0
+    assert before == counted(daemon, "receive_buffer_full")
+
+
+def kernel_drops(port: int) -> int:
+    """Return how many datagrams the kernel has dropped of the socket at a port of 127.0.0.1."""
+    lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    return next(int(line[-1]) for line in lines if line[1] == f"0100007F:{port:04X}")
+
+
+def metric(daemon: Daemon, name: str) -> int:
+    """Return the sum of all samples whose lines begin with `name`."""
+    host, port = daemon.address("admin")
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)))
+
+
+@pytest.fixture
+def rmem_max() -> int:
+    """Return the limit of a receive buffer, where one can be asked for that is larger."""
+    limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    if limit >= 64 * MIB:
+        pytest.skip("net.core.rmem_max is 64 MiB or more, and no listener can ask for more")
+    return limit
+
+
+@pytest.mark.usefixtures("rmem_max")
+def test_receive_buffer_passes_the_limit_with_cap_net_admin(start: Starter) -> None:
+    """Then the socket has what was asked for, and nothing is said of it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 * MIB)
+        except PermissionError:
+            pytest.skip("needs CAP_NET_ADMIN")
+    daemon = start(listeners=[door(receive_buffer="64MiB")])
+
+    assert [] == daemon.records("buffer.clamped")
+
+
+def test_receive_buffer_that_is_clamped_is_warned_of(start: Starter, rmem_max: int) -> None:
+    """Without CAP_NET_ADMIN the socket has less than was asked for: the log says how much, and for what cause."""
+    prefix = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"] if os.geteuid() == 0 else []
+    if prefix and not shutil.which("setpriv"):
+        pytest.skip("needs setpriv to start echod without CAP_NET_ADMIN")
+    daemon = start(listeners=[door(receive_buffer="64MiB")], prefix=prefix, expect=["buffer.clamped"])
+    warning = daemon.wait_for("buffer.clamped")
+
+    assert "listener.receive_buffer" == warning["echod.config.key"]
+    assert "net.core.rmem_max" == warning["echod.config.cause"]
+    assert 64 * MIB == warning["echod.config.requested"]
+    assert rmem_max == warning["echod.config.value"]
+
+
+def test_reload_gives_nobody_a_new_burst(start: Starter) -> None:
+    """A source that has used up its rate has used it up after a reload too."""
+    daemon = start(listeners=[door(udp={"rate": 1, "burst": 50})], expect=["datagram.throttled"])
+    with client() as peer:
+        peer.settimeout(0.3)
+        before = answers(peer, daemon.address(), 60)
+        began = time.monotonic()
+        daemon.reload(limits={"idle_timeout": "9m"})
+        after = answers(peer, daemon.address(), 60)
+        refilled = time.monotonic() - began
+
+    assert 50 <= before < 60
+    assert after <= 1 + refilled
+
+
+def answers(peer: socket.socket, address: Address, count: int) -> int:
+    """Send so many datagrams, and return how many come back."""
+    for _ in range(count):
+        peer.sendto(b"x", address)
+    found = 0
+    with contextlib.suppress(TimeoutError):
+        while peer.recv(10):
+            found += 1
+    return found
+
+
+def test_a_rate_below_the_number_of_workers_is_refused(start: Starter) -> None:
+    """A share of less than one datagram a second cannot be held: the message names both keys."""
+    daemon = start(workers=2, listeners=[door(udp={"rate": 2})], expect=["reload.refused"])
+    daemon.reload(ok=False, listener=[door(udp={"rate": 1})])
+    [error] = daemon.wait_for("reload.refused")["echod.config.errors"]
+
+    assert "listener[0].udp.rate: 1 is below daemon.workers (2)" in error
 
 
 def test_a_port_that_is_closed_ends_nothing(start: Starter) -> None:
