@@ -2,8 +2,8 @@
 
 Rule: nothing here keeps state; whoever asks owns what is returned.
 
-Fails: StartError from `bind` and ConfigError from `adopt` say which listener and why. Everything else raises OSError as
-the kernel gave it.
+Fails: StartError from `resolve` and `bind` and ConfigError from `adopt` say which listener and why. Everything else
+raises OSError as the kernel gave it.
 """
 
 from __future__ import annotations
@@ -78,16 +78,45 @@ class Skipped:
     error: str
 
 
-def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
-    """Return a listening socket for each address of `listener`, and the addresses that this machine does not have.
+@dataclass(frozen=True)
+class BindTarget:
+    """What the names in a listener's configuration stand for."""
+
+    addresses: tuple[tuple[int, tuple[str, int] | tuple[str, int, int, int]], ...]
+    """Family and socket address of each address of a host name; empty for a Unix socket."""
+    owner: tuple[int, int]
+    """User and group of a Unix socket for chown(2), -1 for no change."""
+
+
+def needs_name_service(listener: Listener) -> bool:
+    """Tell whether `resolve` asks a name service, which may take long: for a host name, a user or a group."""
+    return not listener.literal or bool(listener.owner)
+
+
+def resolve(listener: Listener) -> BindTarget:
+    """Return where to bind `listener`. Blocks while a name service is asked (getaddrinfo(3), getpwnam(3))."""
+    wanted = listener.parsed
+    if not wanted:
+        return BindTarget((), unix.owner(listener))
+    host = wanted.host.encode()  # for a str Python imports the codec `idna`, and a forked child should import nothing
+    flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if wanted.literal else 0)
+    try:
+        found: list[Any] = socket.getaddrinfo(host, wanted.port, type=_TYPES[listener.kind], flags=flags)
+    except OSError as error:  # gaierror is one
+        raise StartError(f'listener "{listener.name}": {wanted}: {error.strerror}') from None
+    return BindTarget(tuple(dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found)), (-1, -1))
+
+
+def bind(listener: Listener, target: BindTarget) -> tuple[list[socket.socket], list[Skipped]]:
+    """Return a listening socket for each address of `target`, and the addresses that this machine does not have.
 
     A literal address must bind; a name must bind at least one. Port 0 picks one free port for all addresses.
     """
     for attempt in range(_PORT_TRIES):
         try:
             if listener.parsed:
-                return _bind_all(listener, listener.parsed, _resolve(listener, listener.parsed))
-            return [_listening(unix.bind(listener), listener)], []
+                return _bind_all(listener, listener.parsed, target)
+            return [_listening(unix.bind(listener, *target.owner), listener)], []
         except OSError as error:
             # The port that the kernel chose for the first address may be taken on the second.
             if error.errno == errno.EADDRINUSE and listener.ephemeral and attempt + 1 < _PORT_TRIES:
@@ -196,23 +225,14 @@ def _queued(sock: socket.socket, request: int) -> int:
     return int(count)
 
 
-def _resolve(listener: Listener, wanted: address.Address) -> list[tuple[int, tuple[Any, ...]]]:
-    flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if wanted.literal else 0)
-    try:
-        found = socket.getaddrinfo(wanted.host, wanted.port, type=_TYPES[listener.kind], flags=flags)
-    except OSError as error:  # gaierror is one
-        raise StartError(f'listener "{listener.name}": {wanted}: {error.strerror}') from None
-    return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
-
-
 def _bind_all(
-    listener: Listener, wanted: address.Address, candidates: list[tuple[int, tuple[Any, ...]]]
+    listener: Listener, wanted: address.Address, target: BindTarget
 ) -> tuple[list[socket.socket], list[Skipped]]:
     skipped: list[Skipped] = []
     port = wanted.port
     with ExitStack() as undo:
         bound: list[socket.socket] = []
-        for family, (host, _, *rest) in candidates:
+        for family, (host, _, *rest) in target.addresses:
             sockaddr = (host, port, *rest)
             try:
                 sock = undo.enter_context(_listen(listener, family, sockaddr))

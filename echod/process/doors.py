@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from echod.config.listeners import Listener
     from echod.config.plan import Identity
     from echod.events import Event
+    from echod.net.sockets import BindTarget
 
 
 class Doors:
@@ -39,10 +40,13 @@ class Doors:
         self._sockets: dict[Identity, list[socket.socket]] = {}
         self._skipped: dict[Identity, list[sockets.Skipped]] = {}
 
-    def open(self, listeners: Iterable[Listener], keep: Iterable[Listener] = ()) -> None:
+    def open(
+        self, listeners: Iterable[Listener], targets: Mapping[str, BindTarget], keep: Iterable[Listener] = ()
+    ) -> None:
         """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound.
 
-        With those of the listeners to `keep`, all sockets must fit into one message to a worker.
+        `targets` holds what the names of each of them stand for, by the listener's name. With those of the listeners
+        to `keep`, all sockets must fit into one message to a worker.
         """
         opened: dict[Identity, list[socket.socket]] = {}
         skipped: dict[Identity, list[sockets.Skipped]] = {}
@@ -52,7 +56,7 @@ class Doors:
                 if listener.name in self._inherited:
                     opened[same] = sockets.adopt(listener, self._inherited[listener.name])
                 else:
-                    opened[same], skipped[same] = sockets.bind(listener)
+                    opened[same], skipped[same] = sockets.bind(listener, targets[listener.name])
                 for sock in opened[same]:
                     undo.enter_context(sock)
             count = len(self.of(keep)) + sum(map(len, opened.values()))

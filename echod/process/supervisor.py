@@ -4,7 +4,8 @@
         └──────────┴───────────┴──► STOPPING   TERM: drain; once more, or QUIT: at once
 
 Rules
-    What a signal asks for is done in the loop, never in the handler.
+    What a signal asks for is done in the loop, never in the handler. Nothing blocks the loop: the names of a reload are
+    looked up by a child process (see `resolver`).
     Once a reload has bound everything nothing refuses any more: a worker that does not answer is replaced, and its
     successor's answer counts. What is no longer listed is closed after all have answered.
     Towards whoever started us, "ready" means that the next connect works.
@@ -47,7 +48,6 @@ AT_ONCE = 0.8
 EXTENSION = 15.0
 """Seconds of patience that a stopping daemon asks of the service manager, three times before they are over."""
 
-
 LOST = CLOSED[events.CloseReason.WORKER_LOST]
 """Where the connections of dead workers are counted."""
 
@@ -66,6 +66,7 @@ class Supervisor:
         self._phase = Phase.STARTING
         self._generation = 1
         self._reload_wanted = False
+        self._draft: reload.Draft | None = None
         self._reload: reload.Prepared | None = None
         self._report: reload.Report | None = None
         self._stopping_since = 0.0
@@ -147,8 +148,10 @@ class Supervisor:
                 raise StartError("no worker could start; the log says why")
             case Phase.STARTING if self._crew.serves(self._generation):
                 self._say_ready(now)
-            case Phase.RELOADING if self._crew.serves(self._generation):
-                self._complete_reload()
+            case Phase.RELOADING if self._draft and self._report and self._draft.resolved:
+                self._apply_reload(self._draft, self._report, now)
+            case Phase.RELOADING if self._reload and self._report and self._crew.serves(self._generation):
+                self._complete_reload(self._reload, self._report)
             case Phase.STOPPING if self._crew.empty:
                 self._finish(now)
             case Phase.STOPPING if self._crew.released:
@@ -177,43 +180,38 @@ class Supervisor:
         self._report = reload.Report()
         self._enter(Phase.RELOADING)
         try:
-            self._reload = reload.prepare(self._estate.settings, self._estate.doors)
+            self._draft = reload.draft(self._estate.settings, self._reactor)
         except EchodError as error:
-            self._emit(events.ReloadRefused(generation=self._generation, errors=list(error.lines)))
-            self._report.end(error.exit_code, list(error.lines))
-            self._enter(Phase.READY)
+            self._refuse_reload(error, self._report)
             return
-        new = self._estate.settings = self._reload.settings
+        if self._draft.resolved:
+            self._apply_reload(self._draft, self._report, now)
+
+    def _refuse_reload(self, error: EchodError, report: reload.Report) -> None:
+        self._emit(events.ReloadRefused(generation=self._generation, errors=list(error.lines)))
+        report.end(error.exit_code, list(error.lines))
+        self._enter(Phase.READY)
+
+    def _apply_reload(self, draft: reload.Draft, report: reload.Report, now: float) -> None:
+        self._draft = None
+        try:
+            self._reload = reload.prepare(draft, self._estate.settings, self._estate.doors)
+        except EchodError as error:
+            self._refuse_reload(error, report)
+            return
         self._generation += 1
         if self._reload.log is not None:
             self._move_log(self._reload.log)
-        self._estate.log.configure(new.config.log)
-        for event in new.adjustments:
-            self._emit(event)
-        self._estate.doors.adjust(self._reload.plan.keep)
-        self._estate.doors.say_opened(self._reload.plan.bind, self._emit)
-        certificates.say_loaded(new.certificates, self._emit)
-        self._estate.doors.say_faults(self._reload.plan.keep, self._emit)
+        reload.apply(self._reload, self._estate)
         self._assign(self._reload.memfd, now)
 
-    def _complete_reload(self) -> None:
-        assert self._reload is not None  # noqa: S101  # the phase says so
-        assert self._report is not None  # noqa: S101
-        changes = self._reload.plan
+    def _complete_reload(self, prepared: reload.Prepared, report: reload.Report) -> None:
         self._reload = None
-        self._estate.doors.say_closed(changes.release, self._emit)
-        self._estate.doors.close(changes.release)
-        self._report.end(0)
+        self._estate.doors.say_closed(prepared.plan.release, self._emit)
+        self._estate.doors.close(prepared.plan.release)
+        report.end(0)
         self._emit(reports.config(self._estate, self._generation))
-        self._emit(
-            events.ReloadCompleted(
-                generation=self._generation,
-                duration=self._report.duration,
-                opened=[listener.name for listener in changes.bind],
-                closed=[listener.name for listener in changes.release],
-                workers=self._estate.settings.config.daemon.worker_count,
-            )
-        )
+        self._emit(reload.completed(prepared, report, self._generation))
         self._enter(Phase.READY)
 
     # -- stop ---------------------------------------------------------------------------------------------------------
@@ -238,6 +236,9 @@ class Supervisor:
     def _begin_stopping(self, now: float) -> None:
         if self._phase is Phase.STOPPING:
             return
+        if self._draft:
+            self._draft.cancel(self._reactor)
+            self._draft = None
         self._stopping_since = now
         self._lost_before = self._estate.board.total(LOST)
         if self._report and self._report.finished is None:

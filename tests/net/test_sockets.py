@@ -16,6 +16,7 @@ from echod.config import listeners as models
 from echod.errors import StartError
 from echod.net import sockets
 from echod.net.sockets import Skipped
+from tests.net.binding import bind_resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def bind(stack: ExitStack) -> Callable[[str], tuple[list[socket.socket], list[Sk
     """Bind an address and close in the end what came of it."""
 
     def make(address: str) -> tuple[list[socket.socket], list[Skipped]]:
-        bound, skipped = sockets.bind(models.Listener(address=address))
+        bound, skipped = bind_resolved(models.Listener(address=address))
         for sock in bound:
             stack.enter_context(sock)
         return bound, skipped
@@ -240,7 +241,7 @@ OPTIONS = [
 def test_options_reach_accepted_sockets(stack: ExitStack, case: tuple[str, Any, int, int, int]) -> None:
     """Each key sets its option, and a client that comes in has it too."""
     key, value, level, option, expected = case
-    ([door], []) = sockets.bind(models.Listener.model_validate({"address": "127.0.0.1:0", key: value}))
+    ([door], []) = bind_resolved(models.Listener.model_validate({"address": "127.0.0.1:0", key: value}))
     stack.enter_context(door)
     stack.enter_context(socket.create_connection(door.getsockname()))
     inside = stack.enter_context(door.accept()[0])
@@ -252,7 +253,7 @@ def test_options_reach_accepted_sockets(stack: ExitStack, case: tuple[str, Any, 
 def test_an_ipv6_address_may_take_ipv4_too(stack: ExitStack) -> None:
     """Only where that was asked for; the traffic class is that of IPv6, and what goes out as IPv4 is marked too."""
     for both in (False, True):
-        ([door], []) = sockets.bind(models.Listener(address="[::]:0", ipv6_only=not both, tos=8))
+        ([door], []) = bind_resolved(models.Listener(address="[::]:0", ipv6_only=not both, tos=8))
         stack.enter_context(door)
         client = stack.enter_context(socket.socket())
 
@@ -265,8 +266,8 @@ def test_an_ipv6_address_may_take_ipv4_too(stack: ExitStack) -> None:
 def test_an_address_that_is_not_here_yet(stack: ExitStack, address: str) -> None:
     """It binds where that was asked for, and not else."""
     with pytest.raises(StartError, match="no interface of this machine has it"):
-        sockets.bind(models.Listener(address=address))
-    ([door], []) = sockets.bind(models.Listener(address=address, free_bind=True))
+        bind_resolved(models.Listener(address=address))
+    ([door], []) = bind_resolved(models.Listener(address=address, free_bind=True))
     stack.enter_context(door)
 
     assert door.getsockname()[0] == address.rpartition(":")[0].strip("[]")
@@ -274,7 +275,7 @@ def test_an_address_that_is_not_here_yet(stack: ExitStack, address: str) -> None
 
 def test_an_interface(stack: ExitStack) -> None:
     """A door for one interface only knows which one it is."""
-    ([door], []) = sockets.bind(models.Listener(address="127.0.0.1:0", interface="lo"))
+    ([door], []) = bind_resolved(models.Listener(address="127.0.0.1:0", interface="lo"))
     stack.enter_context(door)
 
     assert b"lo\0" == door.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
@@ -283,12 +284,12 @@ def test_an_interface(stack: ExitStack) -> None:
 def test_an_interface_that_is_not_there() -> None:
     """It is named with its key."""
     with pytest.raises(StartError, match=r'No such device \(interface = "nowhere0"\)$'):
-        sockets.bind(models.Listener(address="127.0.0.1:0", interface="nowhere0"))
+        bind_resolved(models.Listener(address="127.0.0.1:0", interface="nowhere0"))
 
 
 def test_tuning_changes_a_socket_that_listens(stack: ExitStack) -> None:
     """What a reload may change is changed for those who come from then on, and back."""
-    ([door], []) = sockets.bind(models.Listener(address="127.0.0.1:0"))
+    ([door], []) = bind_resolved(models.Listener(address="127.0.0.1:0"))
     stack.enter_context(door)
     sockets.tune(door, models.Listener.model_validate({"nodelay": False, "keepalive": "9s", "tos": 16}))
     assert (0, 1, 9, 16) == tuned(door)
@@ -314,7 +315,7 @@ def tuned(sock: socket.socket) -> tuple[int, ...]:
 def reason(address: str) -> str:
     """Return why `address` cannot be bound."""
     with pytest.raises(StartError) as caught:
-        sockets.bind(models.Listener(name="door", address=address))
+        bind_resolved(models.Listener(name="door", address=address))
     [line] = caught.value.lines
     return line
 

@@ -36,7 +36,7 @@ class FakeSupervisor:
 @pytest.fixture(autouse=True)
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> type[FakeSupervisor]:
     """Put the fake in place, and leave this process's signals and limits alone."""
-    for change in ("reset", "hold", "ignore"):
+    for change in ("reset", "interrupt", "hold", "ignore"):
         monkeypatch.setattr(signals, change, list)
     monkeypatch.setattr(settings, "raise_descriptor_limit", lambda: None)
     monkeypatch.setattr(FakeSupervisor, "outcome", None)

@@ -100,8 +100,8 @@ def test_reset_undoes_what_a_parent_did() -> None:
     signals.reset()
 
     assert set() == signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    assert {signal.SIG_DFL} == {signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGCHLD, signal.SIGTSTP)}
-    assert signal.default_int_handler == signal.getsignal(signal.SIGINT)
+    reset = (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD, signal.SIGTSTP)
+    assert {signal.SIG_DFL} == {signal.getsignal(number) for number in reset}
     assert signal.SIG_IGN == signal.getsignal(signal.SIGPIPE)
 
 
