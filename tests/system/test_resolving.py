@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import time
 from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from echod.process import privileges
 from tests.system import proc
 from tests.system.clients import connect, ping
 from tests.system.daemon import ECHOD, ROOT, SCALE, Daemon, environment, wait_until
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from signal import Signals
 
+    from tests.conftest import Size
     from tests.system.daemon import Starter
 
 LIMIT = 10.0
@@ -30,7 +34,9 @@ AT_ONCE = 3.0
 """Seconds in which a process ends that waits for a name server, on a loaded machine; the resolver itself waits 20 s."""
 
 LITERAL = {"name": "echo", "address": "127.0.0.1:0"}
+UNIX = {"name": "path", "kind": "unix"}
 NAMED = {"name": "web", "address": "echo.example:0"}
+STRACE = ["strace", "-qq"]
 TOO_SLOW = 'listener "web": echo.example:0: name server did not answer within 10 s'
 
 
@@ -183,6 +189,55 @@ def test_signal_ends_a_start_as_pid_1(servers: NameServers, tmp_path: Path, numb
     assert unshare.returncode == 128 + number
     assert output == ""
     assert list(daemon.runtime.glob("*")) == []
+
+
+def test_signal_at_any_moment_of_a_start_ends_it_in_silence(tmp_path: Path, size: Size) -> None:
+    """Whenever TERM comes, while Python imports or sockets are bound, there is no traceback and nothing is left."""
+    count = size(10, 100)
+    for number in range(count):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        daemon = Daemon(directory, listeners=[LITERAL], log={"file": str(directory / "log")})
+        with begin_start(daemon, []) as process:
+            time.sleep(0.1 + 0.7 * SCALE * number / count)  # the moments are what is tested
+            process.send_signal(SIGTERM)
+            output, _ = process.communicate(timeout=15 * SCALE)
+
+        assert output == ""
+        assert process.returncode in {-SIGTERM, 0}, "ended by the signal, or stopped by the supervisor"
+        assert list(daemon.runtime.glob("*")) == []
+
+
+@pytest.mark.xfail(
+    not hasattr(privileges, "drop_to"), reason="workers call initgroups(3), which asks for groups", strict=True
+)
+def test_workers_call_no_name_service(start: Starter, tmp_path: Path) -> None:
+    """From its fork on a worker reads no file of a name service and connects to none, whatever it serves and logs."""
+    if not shutil.which("strace") or subprocess.run([*STRACE, "-o", "/dev/null", "true"], check=False).returncode:
+        pytest.skip("needs strace, and the right to trace")
+    path = tmp_path / "echo.sock"
+    daemon = start(
+        prefix=[*STRACE, "-D", "-ff", "-o", str(tmp_path / "trace"), "-e", "trace=%file,connect"],
+        listeners=[LITERAL, {"name": "udp", "kind": "udp", "address": "localhost:0"}, UNIX | {"address": str(path)}],
+        admin={"address": "localhost:0"},
+        log={"level": "debug"},
+    )
+    (worker,) = daemon.workers()
+    with connect(daemon.address()) as client:
+        ping(client)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.settimeout(5)
+        peer.sendto(b"who?", daemon.address("udp"))
+        assert peer.recv(100) == b"who?"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        ping(client)
+    daemon.reload(limits={"idle_timeout": "5m"})
+    daemon.stop()
+    called = (tmp_path / f"trace.{worker}").read_text().splitlines()
+
+    assert any("/proc/self/fd" in line for line in called), "the trace is the worker's"
+    assert [line for line in called if "connect(" in line or '"/etc/' in line or '"/var/' in line] == []
 
 
 def test_start_is_refused_when_name_server_is_silent(servers: NameServers, tmp_path: Path) -> None:
