@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from echod.process import signals
+
+    signals.end_at_once()  # this first: PID 1 gets no signal that it has no handler for, and importing takes a while
     if options.daemon:
         from echod.process import daemonize
 

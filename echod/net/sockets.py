@@ -2,8 +2,7 @@
 
 Rule: nothing here keeps state; whoever asks owns what is returned.
 
-Fails: StartError from `bind` and ConfigError from `adopt` say which listener and why. Everything else raises OSError as
-the kernel gave it.
+Fails: OSError as the kernel gave it.
 """
 
 from __future__ import annotations
@@ -14,35 +13,17 @@ import os
 import socket
 import struct
 import termios
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
-from echod.errors import ConfigError, StartError
-from echod.net import udp_options, unix
-
-if TYPE_CHECKING:
-    from echod.config import address
-    from echod.config.listeners import Listener
+from echod.net import unix
 
 RESET = frozenset({errno.ECONNABORTED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
 """The peer has cut the connection; ENOTCONN says so to who shuts it down (shutdown(2))."""
 
-_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-_FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
-_TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "unix": socket.SOCK_STREAM}
-_KINDS = {
-    "tcp": {(family, socket.SOCK_STREAM) for family in _FAMILIES},
-    "udp": {(family, socket.SOCK_DGRAM) for family in _FAMILIES},
-    "unix": {(socket.AF_UNIX, socket.SOCK_STREAM)},
-}
-_PORT_TRIES = 16
-_PROBES = 3
-_LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
-_IP_PKTINFO = 8
-_IP_FREEBIND = 15  # ip(7); the socket module does not name them
-_IPV6_FREEBIND = 78  # linux/in6.h
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7)
+FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
+"""OpenTelemetry's `network.type` of each address family that has one."""
+
 _SIOCOUTQ = termios.TIOCOUTQ  # the same number, tcp(7)
 
 Address = tuple[Any, ...] | str | bytes
@@ -65,80 +46,6 @@ class Door(socket.socket):
         super().__init__(fileno=fd)
         self.family = super().family
         self.type = super().type
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An address of a name that this machine does not have, and the error's name."""
-
-    address: Address
-    family: int
-    error: str
-
-
-def bind(listener: Listener) -> tuple[list[socket.socket], list[Skipped]]:
-    """Return a listening socket for each address of `listener`, and the addresses that this machine does not have.
-
-    A literal address must bind; a name must bind at least one. Port 0 picks one free port for all addresses.
-    """
-    for attempt in range(_PORT_TRIES):
-        try:
-            if listener.parsed:
-                return _bind_all(listener, listener.parsed, _resolve(listener, listener.parsed))
-            return [_listening(unix.bind(listener), listener)], []
-        except OSError as error:
-            # The port that the kernel chose for the first address may be taken on the second.
-            if error.errno == errno.EADDRINUSE and listener.ephemeral and attempt + 1 < _PORT_TRIES:
-                continue
-            reason = f'listener "{listener.name}": {listener.address}: {_why(error, listener)}'
-            raise StartError(reason, errno=error.errno) from None
-    raise AssertionError  # the last attempt returns or raises
-
-
-def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.socket]:
-    """Return `inherited`, made like the sockets of `bind`; raise ConfigError where one is not what `listener` wants."""
-    for sock in inherited:
-        if (sock.family, sock.type) not in _KINDS[listener.kind]:
-            kind = f"{socket.AddressFamily(sock.family).name} {socket.SocketKind(sock.type).name}"  # as in socket(2)
-            raise ConfigError(
-                f'listener "{listener.name}": a {kind} socket was passed for it, and it is {listener.kind}'
-            )
-        if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise ConfigError(f'listener "{listener.name}": a socket was passed for it that does not listen')
-        tune(sock, listener)
-        sock.setblocking(False)
-    return inherited
-
-
-def tune(sock: socket.socket, listener: Listener) -> None:
-    """Set what can be set at any time; accepted sockets inherit it."""
-    if sock.family in _FAMILIES:
-        _mark(sock, listener)
-    if sock.type == socket.SOCK_DGRAM:
-        return
-    # Urgent data is data: out of line, one byte of it would be lost.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    if sock.family not in _FAMILIES:
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, listener.nodelay)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, bool(listener.keepalive))
-    if listener.keepalive:
-        between = max(1, round(listener.keepalive / _PROBES))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, min(round(listener.keepalive), _LONGEST_IDLE)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(between, _LONGEST_IDLE))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
-
-
-def _mark(sock: socket.socket, listener: Listener) -> None:
-    datagrams = sock.type == socket.SOCK_DGRAM  # which tell the address that they were sent to
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, listener.tos)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, datagrams)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, datagrams)
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, listener.tos)  # for what an IPv6 socket sends as IPv4 too
-    if datagrams:
-        udp_options.set_path_mtu_discovery(sock, listener.udp.path_mtu_discovery)
 
 
 def text(address: Address) -> str:
@@ -169,12 +76,12 @@ def _zone(index: int) -> str:
 
 def network(family: int) -> str | None:
     """Return OpenTelemetry's `network.type` for an address family, None for Unix sockets, which have none."""
-    return _FAMILIES.get(socket.AddressFamily(family))
+    return FAMILIES.get(socket.AddressFamily(family))
 
 
 def transport(sock: socket.socket) -> str:
     """Return OpenTelemetry's `network.transport` of a socket, which is also the kind of listener that has it."""
-    if sock.family not in _FAMILIES:
+    if sock.family not in FAMILIES:
         return "unix"
     return "udp" if sock.type == socket.SOCK_DGRAM else "tcp"
 
@@ -211,101 +118,3 @@ def reset(sock: socket.socket) -> None:
 def _queued(sock: socket.socket, request: int) -> int:
     (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
     return int(count)
-
-
-def _resolve(listener: Listener, wanted: address.Address) -> list[tuple[int, tuple[Any, ...]]]:
-    flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if wanted.literal else 0)
-    try:
-        found = socket.getaddrinfo(wanted.host, wanted.port, type=_TYPES[listener.kind], flags=flags)
-    except OSError as error:  # gaierror is one
-        raise StartError(f'listener "{listener.name}": {wanted}: {error.strerror}') from None
-    return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
-
-
-def _bind_all(
-    listener: Listener, wanted: address.Address, candidates: list[tuple[int, tuple[Any, ...]]]
-) -> tuple[list[socket.socket], list[Skipped]]:
-    skipped: list[Skipped] = []
-    port = wanted.port
-    with ExitStack() as undo:
-        bound: list[socket.socket] = []
-        for family, (host, _, *rest) in candidates:
-            sockaddr = (host, port, *rest)
-            try:
-                sock = undo.enter_context(_listen(listener, family, sockaddr))
-            except OSError as error:
-                if wanted.literal or error.errno not in _NOT_HERE:
-                    raise
-                skipped.append(Skipped(sockaddr, family, error_name(error)))
-                continue
-            port = sock.getsockname()[1]
-            bound.append(sock)
-        if not bound:
-            code = getattr(errno, skipped[-1].error)
-            raise OSError(code, os.strerror(code))
-        undo.pop_all()
-    return bound, skipped
-
-
-def _listen(listener: Listener, family: int, sockaddr: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, _TYPES[listener.kind])
-    try:
-        # Connections of the last run in TIME_WAIT must not prevent a start; a listening socket still does. With UDP it
-        # would let a second daemon take half of the datagrams.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, listener.kind == "tcp")
-        if family == socket.AF_INET6:
-            # By default 0.0.0.0 and [::] are two listeners, whatever net.ipv6.bindv6only says.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, listener.ipv6_only)
-        if listener.interface:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, listener.interface.encode())
-        if listener.free_bind and family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-        elif listener.free_bind:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        sock.bind(sockaddr)
-    except OSError:
-        sock.close()
-        raise
-    return _listening(sock, listener)
-
-
-def _listening(sock: socket.socket, listener: Listener) -> socket.socket:
-    try:
-        # The buffers before the first connect: a window is scaled by what there is then (tcp(7)).
-        _set_buffer(sock, listener.receive_buffer, socket.SO_RCVBUF, _SO_RCVBUFFORCE)
-        _set_buffer(sock, listener.send_buffer, socket.SO_SNDBUF, _SO_SNDBUFFORCE)
-        tune(sock, listener)
-        sock.setblocking(False)
-        if sock.type == socket.SOCK_STREAM:
-            sock.listen(listener.backlog)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _set_buffer(sock: socket.socket, size: int, option: int, force: int) -> None:
-    """Set the size of a buffer, 0 for the kernel's choice; above its limit where CAP_NET_ADMIN allows (socket(7))."""
-    if not size:
-        return
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, force, size)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, option, size)  # the kernel clamps it, and says nothing
-
-
-def _why(error: OSError, listener: Listener) -> str:
-    find = f"ss -l{listener.kind[0]}np 'sport = :{listener.parsed.port}'" if listener.parsed else "ss -lxp"
-    hints = {
-        errno.EADDRINUSE: f"see who has it: {find}",
-        errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE" if listener.parsed else "",
-        errno.EADDRNOTAVAIL: "no interface of this machine has it",
-        errno.EAFNOSUPPORT: (
-            "this machine has no such addresses, or RestrictAddressFamilies= keeps them from this service: then a "
-            f"socket unit must pass the socket, with FileDescriptorName={listener.name}"
-        ),
-        errno.ENODEV: f'interface = "{listener.interface}"',
-        errno.EPERM: "interface needs CAP_NET_RAW here" if listener.interface else "",
-    }
-    hint = hints.get(error.errno or 0)
-    return f"{error.strerror or error} ({hint})" if hint else str(error.strerror or error)

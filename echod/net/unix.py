@@ -92,8 +92,11 @@ class PathSocket(socket.socket):
         super().close()
 
 
-def bind(listener: Listener) -> socket.socket:
-    """Return a socket bound to the path or the abstract name of `listener`; raise StartError or OSError."""
+def bind(listener: Listener, uid: int, gid: int) -> socket.socket:
+    """Return a socket bound to the path or the abstract name of `listener`; raise StartError or OSError.
+
+    The path belongs to `uid` and `gid`, which `owner` returns.
+    """
     address = listener.address
     if address.startswith("@"):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -104,7 +107,6 @@ def bind(listener: Listener) -> socket.socket:
             raise
         return sock
     _reclaim(listener)
-    uid, gid = _owner(listener)
     made = PathSocket(address)
     try:
         made.bind_path(int(listener.mode, 8), uid, gid)
@@ -151,6 +153,17 @@ def bound_address(listener: Listener, sock: socket.socket) -> Any:
     return listener.address if through_descriptor else address
 
 
+def owner(listener: Listener) -> tuple[int, int]:
+    """Return user and group for chown(2), -1 for no change. Blocks while a name service is asked."""
+    user, _, group = listener.owner.partition(":")
+    try:
+        return pwd.getpwnam(user).pw_uid if user else -1, grp.getgrnam(group).gr_gid if group else -1
+    except KeyError as error:
+        raise StartError(
+            f'listener "{listener.name}": owner: {str(error.args[0]).removeprefix("getpwnam(): ")}'
+        ) from None
+
+
 def text(address: object) -> str:
     """Return the path of a Unix socket's address, "@" and an abstract name, or "" for one that has none."""
     if isinstance(address, bytes):
@@ -174,14 +187,3 @@ def _reclaim(listener: Listener) -> None:
         path.unlink()
     elif code != errno.ENOENT:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _owner(listener: Listener) -> tuple[int, int]:
-    """Return user and group for chown(2), -1 for what stays as it is."""
-    user, _, group = listener.owner.partition(":")
-    try:
-        return pwd.getpwnam(user).pw_uid if user else -1, grp.getgrnam(group).gr_gid if group else -1
-    except KeyError as error:
-        raise StartError(
-            f'listener "{listener.name}": owner: {str(error.args[0]).removeprefix("getpwnam(): ")}'
-        ) from None

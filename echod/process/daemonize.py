@@ -15,7 +15,6 @@ Rules
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -122,7 +121,7 @@ def _wait(reader: int) -> NoReturn:
         code, lines = orjson.loads(said) if said else (1, ["the daemon died before it was ready"])
         for line in lines:
             print(f"echod: {line}", file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+    except signals.Interrupted as interrupted:
+        signals.end_by(interrupted.number)
     finally:
-        os._exit(code)  # also on ^C: lock and sockets are the daemon's by now, and not to be tidied up here
+        os._exit(code)  # whatever happens: lock and sockets are the daemon's by now, and not to be cleaned up here

@@ -37,7 +37,7 @@ from echod.events import (
     ListenerRestored,
     ListenerSkipped,
 )
-from echod.net import sockets, udp_options, unix
+from echod.net import binding, sockets, udp_options, unix
 from echod.net.caller import Origin
 from echod.observe.scoreboard import DROPPED
 from echod.process.channel import MOST_DESCRIPTORS
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from echod.config.listeners import Listener
     from echod.config.plan import Identity
     from echod.events import Event
+    from echod.net.binding import BindTarget
     from echod.net.sockets import Address
     from echod.observe.scoreboard import Row
 
@@ -60,7 +61,7 @@ class Doors:
         """Take over the sockets that were passed to this process, by name; a listener of that name uses them."""
         self._inherited = inherited
         self._sockets: dict[Identity, list[socket.socket]] = {}
-        self._skipped: dict[Identity, list[sockets.Skipped]] = {}
+        self._skipped: dict[Identity, list[binding.Skipped]] = {}
         self._addresses: dict[socket.socket, Address] = {}
         """What each socket was bound to: one that is shut down may lose its port."""
         self._lost: set[socket.socket] = set()
@@ -68,21 +69,24 @@ class Doors:
         self._drops: dict[socket.socket, int | None] = {}
         """What the kernel had dropped of each UDP socket when it was last asked."""
 
-    def open(self, listeners: Iterable[Listener], keep: Iterable[Listener] = ()) -> None:
+    def open(
+        self, listeners: Iterable[Listener], targets: Mapping[str, BindTarget], keep: Iterable[Listener] = ()
+    ) -> None:
         """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound.
 
-        With those of the listeners to `keep`, all sockets must fit into one message to a worker. Each of those must
-        listen, or be able to do so again.
+        `targets` holds what the names of each of them stand for, by the listener's name. With those of the listeners
+        to `keep`, all sockets must fit into one message to a worker. Each of those must listen, or be able to do so
+        again.
         """
         opened: dict[Identity, list[socket.socket]] = {}
-        skipped: dict[Identity, list[sockets.Skipped]] = {}
+        skipped: dict[Identity, list[binding.Skipped]] = {}
         with ExitStack() as undo:
             for listener in listeners:
                 same = self._identity(listener)
                 if listener.name in self._inherited:
-                    opened[same] = sockets.adopt(listener, self._inherited[listener.name])
+                    opened[same] = binding.adopt(listener, self._inherited[listener.name])
                 else:
-                    opened[same], skipped[same] = sockets.bind(listener)
+                    opened[same], skipped[same] = binding.bind(listener, targets[listener.name])
                 for sock in opened[same]:
                     undo.enter_context(sock)
             count = len(self.of(keep)) + sum(map(len, opened.values()))
@@ -100,7 +104,7 @@ class Doors:
         """Let the sockets of `listeners`, which are open, have the options that they now have."""
         for listener in listeners:
             for _, sock in self.of([listener]):
-                sockets.tune(sock, listener)
+                binding.tune(sock, listener)
                 if listener.kind != "udp" and listener.name not in self._inherited:
                     with suppress(OSError):  # it was shut down this very moment: `check_listening` says so
                         sock.listen(listener.backlog)
@@ -130,6 +134,12 @@ class Doors:
                 count = (now - before) % 2**32
                 row[DROPPED[DropReason.RECEIVE_BUFFER_FULL]] += count
                 emit(DatagramDropped(**Origin.of(listener, sock).facts(), receive_buffer_full=count))
+
+    def retire(self, listeners: Iterable[Listener], row: Row, emit: Callable[[Event], None]) -> None:
+        """Count the last drops of `listeners`, emit that they are closed, and close them."""
+        self.count_drops(listeners, row, emit)
+        self.say_closed(listeners, emit)
+        self.close(listeners)
 
     def close_all(self) -> None:
         """Close whatever is left, at the end of the process."""

@@ -1,7 +1,11 @@
 """The start of the daemon, in the order that daemon(7) and common sense ask for.
 
-Rule: what can fail is done while the starter's terminal can still be told: configuration, lock, sockets, log. Only then
-the process detaches. Everything that a worker will ever import is imported by now: it may not be able to read it later.
+Rules
+    What can fail is done while the starter's terminal can still be told: configuration, names, lock, sockets, log. Only
+    then the process detaches.
+    Everything that a worker will ever import is imported by now: it may not be able to read it later.
+    Until the supervisor's loop runs, TERM, INT and QUIT end the process at once, whatever it waits for, after it has
+    removed what it has made.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from echod.errors import EchodError, StartError
 from echod.events import ServiceFailed
 from echod.observe.log import Log
 from echod.observe.scoreboard import Scoreboard
-from echod.process import daemonize, privileges, runtime_directory, settings, signals, systemd
+from echod.process import daemonize, privileges, resolver, runtime_directory, settings, signals, systemd
 from echod.process.doors import Doors
 from echod.process.reports import Estate
+from echod.process.resolver import Question
 from echod.process.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -34,11 +39,14 @@ def run(path: Path | None, *, foreground: bool) -> None:
         os.umask(daemonize.UMASK)
     nohup = signal.SIGHUP in signals.reset()
     manager = systemd.manager(os.environ)
+    signals.interrupt()
     try:
         _start(path, manager, foreground=foreground, nohup=nohup)
     except EchodError as error:
         manager.failed(error)
         raise
+    except signals.Interrupted as interrupted:
+        signals.end_by(interrupted.number)
     finally:
         manager.close()
 
@@ -51,17 +59,18 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
             undo.enter_context(sock)
         now = settings.gather(path, foreground=foreground, inherited=frozenset(passed))
         daemon = now.config.daemon
-        who = privileges.resolve(daemon.user, daemon.group)
-        privileges.prove(who)
-        directory = runtime_directory.acquire(daemon.runtime_directory)
+        directory = runtime_directory.acquire(daemon.runtime_directory)  # refuses a second daemon at once
         undo.callback(directory.release)  # after the doors: the next daemon finds the addresses free
+        bound = tuple(listener for listener in now.config.doors if listener.name not in passed)
+        names = resolver.resolve(Question(bound, account=(daemon.user, daemon.group)))
+        privileges.prove(names.run_as)
         doors = Doors(passed)
         undo.callback(doors.close_all)
-        doors.open(now.config.doors)
+        doors.open(now.config.doors, names.targets)
         descriptor = settings.open_log(now)
         board = Scoreboard()
         log = Log(now.config.log, descriptor, board.row(0))
-        estate = Estate(now, directory, doors, log, board, who, manager, nohup)
+        estate = Estate(now, directory, doors, log, board, names.run_as, manager, nohup)
         starter = daemonize.Starter(-1)
         if not foreground:
             starter = daemonize.detach([*directory.filenos(), *board.filenos(), log.sink.fd, *doors.filenos()])

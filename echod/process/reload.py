@@ -1,9 +1,9 @@
 """A reload, from the signal to the last worker's answer.
 
-Rule: a transaction. Everything that can fail (reading, validating, binding, opening the log) is done before anything
-changes, and undone when a later step fails. From `commit` on nothing refuses any more.
+Rule: a transaction. Everything that can fail (reading, validating, looking up names, binding, opening the log) is done
+before anything changes, and undone when a later step fails. Once it is prepared nothing refuses any more.
 
-Fails: EchodError from `prepare`, with nothing changed.
+Fails: EchodError from `draft` and `prepare`, with nothing changed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from echod.config.plan import Plan, plan
-from echod.process import channel, settings
+from echod.events import ReloadCompleted
+from echod.process import certificates, channel, settings
+from echod.process.resolver import Question, Resolver
 
 if TYPE_CHECKING:
+    from echod.net.reactor import Reactor
     from echod.process.doors import Doors
+    from echod.process.reports import Estate
     from echod.process.settings import Settings
 
 
@@ -46,6 +50,28 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A valid configuration, whose new listeners wait for their names."""
+
+    settings: Settings
+    plan: Plan
+    question: Question
+    resolver: Resolver | None
+    """The process that looks the names up; None where no name service has to be asked."""
+
+    @property
+    def resolved(self) -> bool:
+        """Whether `prepare` can go on without waiting."""
+        return self.resolver is None or self.resolver.done
+
+    def cancel(self, reactor: Reactor) -> None:
+        """Look up no more."""
+        if self.resolver:
+            self.resolver.retire()
+            reactor.touch(self.resolver)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Everything new, bound and open, but not yet in use."""
 
@@ -57,12 +83,24 @@ class Prepared:
     """A descriptor of the new log, or None when the log stays where it is."""
 
 
-def prepare(current: Settings, doors: Doors) -> Prepared:
-    """Read the configuration again and open all that it asks for beyond what is open."""
+def draft(current: Settings, reactor: Reactor) -> Draft:
+    """Read the configuration again and let `reactor` wait for the names of new listeners."""
     new = current.again()
     changes = plan(current.config, new.config, new.inherited)
+    question = Question(tuple(listener for listener in changes.bind if listener.name not in new.inherited))
+    resolver = Resolver(question) if question.needs_name_service else None
+    if resolver:
+        resolver.start()
+        reactor.adopt(resolver)
+    return Draft(new, changes, question, resolver)
+
+
+def prepare(drafted: Draft, current: Settings, doors: Doors) -> Prepared:
+    """Open all that a resolved draft asks for beyond what is open."""
+    new, changes = drafted.settings, drafted.plan
+    names = drafted.resolver.names() if drafted.resolver else drafted.question.answer()
     with ExitStack() as undo:
-        doors.open(changes.bind, keep=changes.keep)
+        doors.open(changes.bind, names.targets, keep=changes.keep)
         undo.callback(doors.close, changes.bind)
         memfd = channel.to_memfd(new.config, new.certificates)
         undo.callback(os.close, memfd)
@@ -70,3 +108,27 @@ def prepare(current: Settings, doors: Doors) -> Prepared:
         prepared = Prepared(new, changes, memfd, settings.open_log(new) if moved else None)
         undo.pop_all()
     return prepared
+
+
+def apply(prepared: Prepared, estate: Estate) -> None:
+    """Make the new configuration the daemon's, and log what that means for its listeners."""
+    new, changes, emit = prepared.settings, prepared.plan, estate.log.emit
+    estate.settings = new
+    estate.log.configure(new.config.log)
+    for event in new.adjustments:
+        emit(event)
+    estate.doors.adjust(changes.keep)
+    estate.doors.say_opened(changes.bind, emit)
+    certificates.say_loaded(new.certificates, emit)
+    estate.doors.say_faults(changes.keep, emit)
+
+
+def completed(prepared: Prepared, report: Report, generation: int) -> ReloadCompleted:
+    """Say what a reload has changed."""
+    return ReloadCompleted(
+        generation=generation,
+        duration=report.duration,
+        opened=[listener.name for listener in prepared.plan.bind],
+        closed=[listener.name for listener in prepared.plan.release],
+        workers=prepared.settings.config.daemon.worker_count,
+    )

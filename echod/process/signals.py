@@ -13,13 +13,16 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from echod.net.reactor import Handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""The signals that end a start at once."""
 
 ACTED_ON = (
     signal.SIGTERM,
@@ -73,6 +76,40 @@ class Signals(Handler):
         self._flags[number] = True
 
 
+class Interrupted(BaseException):
+    """One of ENDING has come while the daemon starts. No Exception: nothing but the start itself handles it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def end_at_once() -> None:
+    """Let each signal of ENDING end this process from now on, also where it is the first of a pid namespace."""
+    for number in ENDING:
+        signal.signal(number, lambda received, _frame: end_by(received))
+
+
+def interrupt() -> None:
+    """Let the first signal of ENDING raise `Interrupted` from now on, so that what a start has made is cleaned up."""
+    for number in ENDING:
+        signal.signal(number, _interrupt)
+
+
+def end_by(number: int) -> NoReturn:
+    """End this process by the signal `number`; PID 1, which its default action does not end, by exit code 128+N."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    raise Interrupted(number)
+
+
 def reset() -> Sequence[int]:
     """Undo what a hostile parent may have blocked or ignored (daemon(7), steps 2 and 3); return what was ignored."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -82,8 +119,7 @@ def reset() -> Sequence[int]:
         if signal.getsignal(number) is signal.SIG_IGN and number not in _KEPT_IGNORED
     ]
     for number in ignored:
-        # Python's own default for ^C is an exception, so that what is to be tidied up is, and the exit code is 130.
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
     return ignored
 
 
@@ -101,6 +137,16 @@ def become_worker() -> None:
     for number in ACTED_ON:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def become_resolver() -> None:
+    """Let what ends a process end this one, and ignore what only asks the supervisor to do something."""
+    signal.set_wakeup_fd(-1)
+    for number in ACTED_ON:
+        signal.signal(number, signal.SIG_DFL if number in ENDING else signal.SIG_IGN)
+    for number in (signal.SIGCHLD, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -4,10 +4,10 @@
         └──────────┴───────────┴──► STOPPING   TERM, INT, `echod stop`: drain; QUIT, `echod stop --now`: at once
 
 Rules
-    What a signal asks for is done in the loop, never in the handler.
+    What a signal asks for is done in the loop, never in the handler. Nothing blocks the loop: the names of a reload are
+    looked up by a child process (see `resolver`).
     A drain has begun once: another TERM changes nothing, since a preStop hook and the kubelet both ask for it. Only a
     second INT, from a person at a terminal, ends it.
-    What asks for a reload during a reload is answered by the next one, which begins after it.
     Once a reload has bound everything nothing refuses any more: a worker that does not answer is replaced, and its
     successor's answer counts. Listeners that are no longer listed are closed once every worker has answered.
     Towards whoever started us, "ready" means that the next connect works.
@@ -24,15 +24,16 @@ from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
 from echod import events
-from echod.errors import EchodError, StartError
+from echod.errors import StartError
 from echod.net.poller import POLLERS
 from echod.net.reactor import Reactor, Timer
 from echod.observe.scoreboard import CLOSED, Column
-from echod.process import certificates, reload, reports, settings, signals, status, worker
+from echod.process import certificates, reports, settings, signals, status, worker
 from echod.process import channel as messages
 from echod.process.control import ControlSocket
 from echod.process.crew import Assignment, Crew
 from echod.process.housekeeping import Housekeeping
+from echod.process.reloader import STOPPING, Reloader
 from echod.process.reports import Estate, Phase
 from echod.process.signals import Signals
 
@@ -56,9 +57,6 @@ SECOND_INTERRUPT_DELAY = 0.5
 EXTENSION = 15.0
 """Seconds of patience that a stopping daemon asks of the service manager, three times before they are over."""
 
-STOPPING = StartError("the daemon is stopping")
-"""The answer to a reload that comes too late."""
-
 LOST = CLOSED[events.CloseReason.WORKER_LOST]
 """Where the connections of dead workers are counted."""
 
@@ -73,13 +71,6 @@ class Supervisor:
         self._emit = estate.log.emit
         self._born = estate.born
         self._phase = Phase.STARTING
-        self._generation = 1
-        self._reload_wanted = False
-        self._reload: reload.Prepared | None = None
-        self._report: reload.Report | None = None
-        self._reload_count = 0
-        self._awaiting_next_reload: list[ControlConnection] = []
-        self._awaiting_reload: list[ControlConnection] = []
         self._awaiting_reopen: list[ControlConnection] = []
         self._interrupted_at = inf
         self._stopping_at_once = False
@@ -88,6 +79,7 @@ class Supervisor:
         self._on_terminal = estate.settings.foreground and not estate.nohup and signals.terminal_opens()
         self._done = False
         self._reactor = Reactor(POLLERS[estate.settings.poller](), estate.log.crashed)
+        self._reloader = Reloader(self, estate, self._reactor)
         self._crew = Crew(self._reactor, estate.board, self._emit, self._live)
         self._drain_delay = Timer(self._drain)
         self._patience = Timer(lambda _now: self._crew.kill())
@@ -106,7 +98,7 @@ class Supervisor:
         gc.collect()
         gc.freeze()  # what is loaded by now is shared with the workers; a collection would write to its pages
         now = self._estate.settings
-        self._assign(messages.to_memfd(now.config, now.certificates), self._born)
+        self.assign(messages.to_memfd(now.config, now.certificates), self._born)
         self._beat(self._born)
         self._housekeeping.start(self._born)
         try:
@@ -130,7 +122,7 @@ class Supervisor:
             case signal.SIGHUP if self._on_terminal and not signals.terminal_opens():
                 self._stop(number, now)  # it was closed, and nobody is left to type ^C
             case signal.SIGHUP:
-                self._reload_wanted = True
+                self._reloader.wanted = True
             case signal.SIGUSR1:
                 with suppress(StartError):  # it has been logged, and the old file goes on
                     self._reopen_log()
@@ -166,10 +158,10 @@ class Supervisor:
         if self._phase is Phase.STOPPING:
             client.refuse(STOPPING, now)
             return
-        self._reload_wanted = True
         if request.wait:
-            self._awaiting_next_reload.append(client)
+            self._reloader.request(client)
         else:
+            self._reloader.wanted = True
             client.answer(now)
 
     def _on_reopen_request(self, client: ControlConnection, now: float) -> None:
@@ -187,13 +179,14 @@ class Supervisor:
         if not path:
             return
         try:
-            self._move_log(settings.open_log(self._estate.settings))
+            self.move_log(settings.open_log(self._estate.settings))
         except StartError as error:
             self._emit(events.LogFailed(path=path, error=str(error)))
             raise
         self._emit(events.LogReopened(path=path))
 
-    def _move_log(self, descriptor: int) -> None:
+    def move_log(self, descriptor: int) -> None:
+        """Let all processes log to this descriptor."""
         self._estate.log.flush()
         self._estate.log.sink.replace(descriptor)
         self._crew.reopen(descriptor)
@@ -204,91 +197,33 @@ class Supervisor:
         match self._phase:
             case Phase.STARTING if self._crew.hopeless:
                 raise StartError("no worker could start; the log says why")
-            case Phase.STARTING if self._crew.serves(self._generation):
+            case Phase.STARTING if self._crew.serves(self._reloader.generation):
                 self._say_ready(now)
-            case Phase.RELOADING if self._crew.serves(self._generation):
-                self._complete_reload(now)
+            case Phase.RELOADING:
+                self._reloader.advance(all_serving=self._crew.serves(self._reloader.generation), now=now)
             case Phase.STOPPING if self._crew.empty:
                 self._finish(now)
             case Phase.STOPPING if self._crew.released:
-                self._close_doors()
-        if self._awaiting_reopen and self._crew.log_reopened:
-            self._answer_all(self._awaiting_reopen, None, now)
-        if self._reload_wanted and self._phase is Phase.READY:
-            self._reload_wanted = False  # this first: a signal that comes while the file is read counts anew
-            self._begin_reload(now)
+                self._close_listeners()
+        while self._awaiting_reopen and self._crew.log_reopened:
+            self._awaiting_reopen.pop().answer(now)
+        if self._reloader.wanted and self._phase is Phase.READY:
+            self._reloader.begin(now)
 
-    def _enter(self, phase: Phase) -> None:
+    def enter(self, phase: Phase) -> None:
+        """Be in this phase, and tell the service manager."""
         self._phase = phase
-        reports.post(self._estate, phase, self._report)
+        reports.post(self._estate, phase, self._reloader.report)
         self._tell_manager()
 
-    def _assign(self, memfd: int, now: float) -> None:
-        config, doors = self._estate.settings.config, self._estate.doors
-        self._crew.assign(Assignment(self._generation, config.daemon.worker_count, memfd, doors.of(config.doors)), now)
+    def assign(self, memfd: int, now: float) -> None:
+        """Let the workers serve the configuration in `memfd`."""
+        config, generation = self._estate.settings.config, self._reloader.generation
+        sockets = self._estate.doors.of(config.doors)
+        self._crew.assign(Assignment(generation, config.daemon.worker_count, memfd, sockets), now)
 
     def _live(self, channel: WorkerChannel, row: Row) -> NoReturn:
         worker.live(channel, row, self._estate.log, self._estate.settings.poller, self._estate.who)
-
-    # -- reload -------------------------------------------------------------------------------------------------------
-
-    def _begin_reload(self, now: float) -> None:
-        self._report = reload.Report()
-        self._reload_count += 1
-        self._awaiting_reload, self._awaiting_next_reload = self._awaiting_next_reload, []
-        self._enter(Phase.RELOADING)
-        try:
-            self._reload = reload.prepare(self._estate.settings, self._estate.doors)
-        except EchodError as error:
-            self._emit(events.ReloadRefused(generation=self._generation, errors=list(error.lines)))
-            self._end_reload(error, now)
-            return
-        new = self._estate.settings = self._reload.settings
-        self._generation += 1
-        if self._reload.log is not None:
-            self._move_log(self._reload.log)
-        self._estate.log.configure(new.config.log)
-        for event in new.adjustments:
-            self._emit(event)
-        self._estate.doors.adjust(self._reload.plan.keep)
-        self._estate.doors.say_opened(self._reload.plan.bind, self._emit)
-        certificates.say_loaded(new.certificates, self._emit)
-        self._estate.doors.say_faults(self._reload.plan.keep, self._emit)
-        self._assign(self._reload.memfd, now)
-
-    def _complete_reload(self, now: float) -> None:
-        assert self._reload is not None  # noqa: S101  # the phase says so
-        assert self._report is not None  # noqa: S101
-        changes = self._reload.plan
-        self._reload = None
-        self._estate.doors.count_drops(changes.release, self._estate.board.row(0), self._emit)
-        self._estate.doors.say_closed(changes.release, self._emit)
-        self._estate.doors.close(changes.release)
-        self._emit(reports.config(self._estate, self._generation))
-        self._emit(
-            events.ReloadCompleted(
-                generation=self._generation,
-                duration=self._report.duration,
-                opened=[listener.name for listener in changes.bind],
-                closed=[listener.name for listener in changes.release],
-                workers=self._estate.settings.config.daemon.worker_count,
-            )
-        )
-        self._end_reload(None, now)
-
-    def _end_reload(self, error: EchodError | None, now: float) -> None:
-        assert self._report is not None  # noqa: S101  # the phase says so
-        self._report.end(error.exit_code if error else 0, list(error.lines) if error else None)
-        self._enter(Phase.READY)  # this first: the client of a reload finds the unit ready
-        self._answer_all(self._awaiting_reload, error, now)
-
-    def _answer_all(self, clients: list[ControlConnection], error: EchodError | None, now: float) -> None:
-        for client in clients:
-            if error:
-                client.refuse(error, now)
-            else:
-                client.answer(now)
-        clients.clear()
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
@@ -320,23 +255,16 @@ class Supervisor:
             return
         self._stopping_since = now
         self._lost_before = self._estate.board.total(LOST)
-        if self._report and self._report.finished is None:
-            self._report.end(STOPPING.exit_code, list(STOPPING.lines))
-        self._enter(Phase.STOPPING)
-        for clients in (self._awaiting_reload, self._awaiting_next_reload):
-            self._answer_all(clients, STOPPING, now)
+        self.enter(Phase.STOPPING)
+        self._reloader.stop(now)
         self._beat(now)
 
-    def _close_doors(self) -> None:
-        doors, listeners = self._estate.doors, self._estate.settings.config.listener
-        if self._reload:
-            listeners += self._reload.plan.release
-        doors.count_drops(listeners, self._estate.board.row(0), self._emit)
-        doors.say_closed(listeners, self._emit)
-        doors.close(listeners)
+    def _close_listeners(self) -> None:
+        listeners = (*self._estate.settings.config.listener, *self._reloader.closing)
+        self._estate.doors.retire(listeners, self._estate.board.row(0), self._emit)
 
     def _finish(self, now: float) -> None:
-        self._close_doors()
+        self._close_listeners()
         self._estate.doors.say_closed(self._estate.settings.config.admin.listeners, self._emit)
         board = self._estate.board
         cut = board.total(Column.CUT) + board.total(LOST) - self._lost_before
@@ -352,7 +280,7 @@ class Supervisor:
         certificates.say_loaded(self._estate.settings.certificates, self._emit)
 
     def _say_ready(self, now: float) -> None:
-        self._enter(Phase.READY)
+        self.enter(Phase.READY)
         self._emit(events.ServiceReady(duration=round(now - self._born, 6)))
         self._estate.log.flush()
         self._ready()
@@ -361,7 +289,7 @@ class Supervisor:
         manager = self._estate.manager
         match self._phase:
             case Phase.READY:
-                manager.ready(reports.summary(self._estate, self._generation, self._report))
+                manager.ready(reports.summary(self._estate, self._reloader.generation, self._reloader.report))
             case Phase.RELOADING:
                 manager.reloading()
             case Phase.STOPPING:
@@ -382,5 +310,5 @@ class Supervisor:
         self._emit(events.ServiceStopping(signal=number.name if number else None, active=active, at_once=at_once))
 
     def _status(self) -> Status:
-        last_reload = status.of_reload(self._report, self._reload_count)
-        return status.collect(self._estate, self._phase, self._generation, self._crew.workers, last_reload)
+        reloader = self._reloader
+        return status.collect(self._estate, self._phase, reloader.generation, self._crew.workers, reloader.status)

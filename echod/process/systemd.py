@@ -7,8 +7,6 @@ Rules
     The variables are taken out of the environment as they are read, so that they are nobody else's.
 
 Fails: StartError when what was passed is not what the variables promise.
-
-Known limit: a reload that waits for a name server does not turn the loop, so that no WATCHDOG=1 is sent meanwhile.
 """
 
 from __future__ import annotations

@@ -130,12 +130,12 @@ def test_commands_do_without_the_models() -> None:
     code = """
 import sys
 from echod import cli
-from echod.process import control
+from echod.process import control_client
 cli._table(
     {name: 0 for name in ("state", "uptime", "pid", "version", "generation")}
     | {name: {"x": 0} for name in ("connections",)}
     | {"workers": [], "listeners": [], "io": {"receive": 0, "transmit": 0}, "log": {"dropped": 0}}
-    | {"datagrams": {"answered": 0, "bytes": 0}, "reload": None}
+    | {"datagrams": {"answered": 0, "bytes": 0}, "reload": {"outcome": "none", "age": None, "errors": []}}
 )
 print("pydantic" in sys.modules)
 """

@@ -163,7 +163,7 @@ class Rig:
         return sock
 
     def door(self, host: str = "127.0.0.1") -> socket.socket:
-        """Return a listening socket, as `sockets.bind` makes them."""
+        """Return a listening socket, as `binding.bind` makes them."""
         door = self.keep(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
         door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)

@@ -11,9 +11,10 @@ import pytest
 
 from echod.config import listeners as models
 from echod.events import DatagramDropped, DatagramThrottled, DropReason
-from echod.net import datagram, sockets
+from echod.net import datagram
 from echod.net.datagram import Datagrams
 from echod.net.poller import READABLE
+from tests.net.binding import bind_resolved
 
 if TYPE_CHECKING:
     from tests.net.conftest import Rig
@@ -45,7 +46,7 @@ class Flaky(socket.socket):
 def door(rig: Rig, address: str = "127.0.0.1:0", **keys: Any) -> tuple[Flaky, Datagrams]:
     """Answer at an address."""
     config = models.Listener.model_validate({"kind": "udp", "address": address} | keys)
-    ([bound], []) = sockets.bind(config)
+    ([bound], []) = bind_resolved(config)
     sock = rig.keep(Flaky(bound))
     handler = Datagrams(config, sock, rig.reactor, rig.setting)
     rig.reactor.add(handler)

@@ -15,6 +15,7 @@ import pytest
 from echod.config.listeners import Listener
 from echod.errors import StartError
 from echod.net import sockets, unix
+from tests.net.binding import bind_resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ def at(path: Path | str, **keys: str) -> Listener:
 
 def bound(stack: ExitStack, listener: Listener) -> socket.socket:
     """Bind it until the test is over."""
-    ([sock], []) = sockets.bind(listener)
+    ([sock], []) = bind_resolved(listener)
     return stack.enter_context(sock)
 
 
@@ -65,14 +66,14 @@ def test_the_owner_is_who_was_asked_for(stack: ExitStack, tmp_path: Path) -> Non
 def test_an_unknown_owner_is_one_sentence(tmp_path: Path, owner: str) -> None:
     """Nothing is bound for somebody who does not exist."""
     with pytest.raises(StartError, match=r'^listener "door": owner: .*no-such'):
-        sockets.bind(at(tmp_path / "s", owner=owner))
+        bind_resolved(at(tmp_path / "s", owner=owner))
 
     assert [] == list(tmp_path.iterdir())
 
 
 def test_a_path_goes_with_its_socket(tmp_path: Path) -> None:
     """Whoever has bound it removes it; closing twice does no harm."""
-    ([sock], []) = sockets.bind(at(tmp_path / "s"))
+    ([sock], []) = bind_resolved(at(tmp_path / "s"))
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
     sock.close()
@@ -83,7 +84,7 @@ def test_a_path_goes_with_its_socket(tmp_path: Path) -> None:
 
 def test_what_somebody_else_has_put_there_stays(tmp_path: Path) -> None:
     """A path that was replaced meanwhile leads to another socket, and is not removed."""
-    ([sock], []) = sockets.bind(at(tmp_path / "s"))
+    ([sock], []) = bind_resolved(at(tmp_path / "s"))
     (tmp_path / "s").unlink()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "s"))
@@ -111,7 +112,7 @@ def test_where_somebody_lives_nothing_is_taken(tmp_path: Path) -> None:
         living.listen(0)
         for _ in range(2):
             with pytest.raises(StartError, match=r'"door": .*/s: Address already in use \(see who has it: ss -lxp\)$'):
-                sockets.bind(at(tmp_path / "s"))
+                bind_resolved(at(tmp_path / "s"))
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
             client.setblocking(False)
             client.connect_ex(str(tmp_path / "s"))
@@ -132,7 +133,7 @@ def test_what_is_no_socket_is_never_touched(tmp_path: Path, kind: str) -> None:
             path.symlink_to("elsewhere")
     before = path.lstat()
     with pytest.raises(StartError, match="there is something that is no socket; remove it"):
-        sockets.bind(at(path))
+        bind_resolved(at(path))
 
     assert before == path.lstat()
 
@@ -140,7 +141,7 @@ def test_what_is_no_socket_is_never_touched(tmp_path: Path, kind: str) -> None:
 def test_a_directory_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     """The system's reason, and where."""
     with pytest.raises(StartError, match=r"/nowhere/s: No such file or directory$"):
-        sockets.bind(at(tmp_path / "nowhere" / "s"))
+        bind_resolved(at(tmp_path / "nowhere" / "s"))
 
 
 def test_an_abstract_name_has_no_path(stack: ExitStack) -> None:
@@ -148,7 +149,7 @@ def test_an_abstract_name_has_no_path(stack: ExitStack) -> None:
     listener = at(f"@echod-test-{os.getpid()}")
     sock = bound(stack, listener)
     with pytest.raises(StartError, match="Address already in use"):
-        sockets.bind(listener)
+        bind_resolved(listener)
 
     assert listener.address == sockets.text(sock.getsockname())
     sock.close()
@@ -241,7 +242,7 @@ def test_path_made_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "link", link_too_late)
     with pytest.raises(StartError, match="Address already in use"):
-        sockets.bind(at(path, owner="daemon"))
+        bind_resolved(at(path, owner="daemon"))
 
     assert "precious" == path.read_text()
     assert [path] == list(tmp_path.iterdir())
@@ -261,7 +262,7 @@ def test_private_directory_replaced_by_another_user_is_refused(tmp_path: Path, m
 
     monkeypatch.setattr(os, "mkdir", mkdir_and_swap)
     with pytest.raises(StartError, match="was replaced by another user"):
-        sockets.bind(at(tmp_path / "s", owner="daemon"))
+        bind_resolved(at(tmp_path / "s", owner="daemon"))
 
     assert not (tmp_path / "s").exists()
 
@@ -273,7 +274,7 @@ def test_owned_path_of_any_length_works(stack: ExitStack, tmp_path: Path, length
     directory = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))  # a short one
     path = Path(directory) / ("s" * max(1, length - len(directory) - 1))
     listener = at(path, owner="daemon")
-    ([sock], []) = sockets.bind(listener)
+    ([sock], []) = bind_resolved(listener)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
 

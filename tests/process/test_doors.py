@@ -15,7 +15,7 @@ import pytest
 from echod.config.listeners import Listener
 from echod.errors import ConfigError, StartError
 from echod.events import BufferClamped, DropReason
-from echod.net import sockets, udp_options
+from echod.net import binding, sockets, udp_options
 from echod.observe.scoreboard import DROPPED, Scoreboard
 from echod.process import doors as module
 from echod.process.doors import Doors
@@ -39,6 +39,11 @@ def doors() -> Iterator[Doors]:
     made.close_all()
 
 
+def targets(*listeners: Listener) -> dict[str, binding.BindTarget]:
+    """Resolve the names of listeners, as the start and a reload do."""
+    return {listener.name: binding.resolve(listener) for listener in listeners}
+
+
 def count_descriptors() -> int:
     """Count the descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
@@ -46,7 +51,7 @@ def count_descriptors() -> int:
 
 def test_what_is_opened_listens(doors: Doors) -> None:
     """Each listener has its sockets, named after it; the status tells the addresses really bound."""
-    doors.open([ONE, TWO])
+    doors.open([ONE, TWO], targets(ONE, TWO))
     (name, sock), (other, _) = doors.of([ONE, TWO])
 
     assert ("one", "two") == (name, other)
@@ -60,12 +65,12 @@ def test_what_is_opened_listens(doors: Doors) -> None:
 
 def test_one_failure_undoes_all_that_was_opened(doors: Doors) -> None:
     """When an address is taken nothing new stays bound, and what was open before stays open."""
-    doors.open([ONE])
+    doors.open([ONE], targets(ONE))
     before, descriptors = doors.filenos(), count_descriptors()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bad = Listener(name="bad", address=f"127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(StartError, match='listener "bad": '):
-            doors.open([TWO, bad])
+            doors.open([TWO, bad], targets(TWO, bad))
 
     assert before == doors.filenos()
     assert [] == doors.of([TWO])
@@ -75,18 +80,18 @@ def test_one_failure_undoes_all_that_was_opened(doors: Doors) -> None:
 def test_more_sockets_than_a_message_holds_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     """What could not be handed to a worker is refused with both numbers, and closed."""
     monkeypatch.setattr(module, "MOST_DESCRIPTORS", 2)
-    doors.open([ONE])
+    doors.open([ONE], targets(ONE))
     descriptors = count_descriptors()
     with pytest.raises(StartError, match="the listeners need 2 sockets, and 1 is the most"):
-        doors.open([TWO], keep=[ONE])
+        doors.open([TWO], targets(TWO), keep=[ONE])
 
     assert descriptors == count_descriptors()
-    doors.open([TWO])  # in place of the other one, which need not be handed over any more
+    doors.open([TWO], targets(TWO))  # in place of the other one, which need not be handed over any more
 
 
 def test_close_closes_only_what_is_named(doors: Doors) -> None:
     """Closing one listener leaves the other; closing it twice does no harm."""
-    doors.open([ONE, TWO])
+    doors.open([ONE, TWO], targets(ONE, TWO))
     (_, sock), (_, kept) = doors.of([ONE, TWO])
     doors.close([ONE])
     doors.close([ONE])
@@ -97,12 +102,12 @@ def test_close_closes_only_what_is_named(doors: Doors) -> None:
 
 def test_events_tell_what_became_of_each_address(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bound addresses are opened, those this machine lacks are skipped, and what is closed is said before it is."""
-    lacking = sockets.Skipped(("192.0.2.1", 7), socket.AF_INET, "EADDRNOTAVAIL")
-    real = sockets.bind
-    monkeypatch.setattr(sockets, "bind", lambda listener: (real(listener)[0], [lacking]))
+    lacking = binding.Skipped(("192.0.2.1", 7), socket.AF_INET, "EADDRNOTAVAIL")
+    real = binding.bind
+    monkeypatch.setattr(binding, "bind", lambda *arguments: (real(*arguments)[0], [lacking]))
     said: list[Event] = []
     emit: Callable[[Event], None] = said.append
-    doors.open([ONE])
+    doors.open([ONE], targets(ONE))
     doors.say_opened([ONE], emit)
     doors.say_closed([ONE], emit)
 
@@ -118,7 +123,7 @@ def test_faults_are_warned_of_as_they_are_written(doors: Doors) -> None:
     """The log has what is asked for at which address, when that is opened and whenever it is asked again."""
     harmed = Listener.model_validate({"name": "harmed", "address": "127.0.0.1:0", "faults": {"delay": "1s"}})
     said: list[Event] = []
-    doors.open([ONE, harmed])
+    doors.open([ONE, harmed], targets(ONE, harmed))
     doors.say_opened([ONE, harmed], said.append)
     doors.say_faults([ONE, harmed], said.append)
     port = doors.of([harmed])[0][1].getsockname()[1]
@@ -141,7 +146,7 @@ def test_an_inherited_socket_wins_over_the_address(passed: socket.socket) -> Non
     """A listener of that name uses it, whatever its address says; the event and the state tell both addresses."""
     doors = Doors({"one": [passed]})
     said: list[Event] = []
-    doors.open([ONE, TWO])
+    doors.open([ONE, TWO], targets(ONE, TWO))
     doors.say_opened([ONE, TWO], said.append)
     other = doors.of([TWO])[0][1]
 
@@ -159,19 +164,19 @@ def test_a_socket_of_the_wrong_type_is_refused() -> None:
     """One line says which listener it was passed for, and what it is."""
     datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with datagram, pytest.raises(ConfigError, match=r'^listener "one": a AF_INET SOCK_DGRAM socket was passed for it'):
-        Doors({"one": [datagram]}).open([ONE])
+        Doors({"one": [datagram]}).open([ONE], {})
     datagram = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     path = Listener(name="path", kind="unix", address="/run/echod-test.sock")
     with datagram, pytest.raises(ConfigError, match=r"a AF_UNIX SOCK_DGRAM socket was passed for it, and it is unix"):
-        Doors({"path": [datagram]}).open([path])
+        Doors({"path": [datagram]}).open([path], {})
     deaf = socket.socket()
     with deaf, pytest.raises(ConfigError, match=r'^listener "one": a socket was passed for it that does not listen'):
-        Doors({"one": [deaf]}).open([ONE])
+        Doors({"one": [deaf]}).open([ONE], {})
 
 
 def test_sockets_are_not_inherited(doors: Doors) -> None:
     """A program that echod executes would not keep the address bound."""
-    doors.open([ONE])
+    doors.open([ONE], targets(ONE))
 
     assert [False] == [os.get_inheritable(fd) for fd in doors.filenos()]
 
@@ -195,7 +200,7 @@ def test_sockets_that_listen_are_left_alone(doors: Doors, tmp_path: Path) -> Non
     """Of TCP, UDP and Unix sockets that nobody has touched nothing is said."""
     udp = Listener(name="udp", kind="udp", address="127.0.0.1:0")
     path = Listener(name="path", kind="unix", address=f"{tmp_path}/sock")
-    doors.open([ONE, udp, path])
+    doors.open([ONE, udp, path], targets(ONE, udp, path))
 
     assert [] == check(doors, ONE, udp, path)
 
@@ -206,7 +211,7 @@ def test_socket_that_was_shut_down_listens_again(doors: Doors, chosen: bool) -> 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     listener = ONE if chosen else Listener(name="one", address=f"127.0.0.1:{port}")
-    doors.open([listener])
+    doors.open([listener], targets(listener))
     [(_, sock)] = doors.of([listener])
     address = sock.getsockname()
     shut_down(sock)
@@ -222,7 +227,7 @@ def test_socket_that_was_shut_down_listens_again(doors: Doors, chosen: bool) -> 
 
 def test_socket_whose_port_was_taken_is_lost_until_it_is_free(doors: Doors) -> None:
     """That is said once; each look tries again, and the first that succeeds says so."""
-    doors.open([ONE])
+    doors.open([ONE], targets(ONE))
     [(_, sock)] = doors.of([ONE])
     address = sock.getsockname()
     shut_down(sock)
@@ -237,14 +242,14 @@ def test_socket_whose_port_was_taken_is_lost_until_it_is_free(doors: Doors) -> N
 
 def test_reload_is_refused_while_a_socket_is_lost(doors: Doors) -> None:
     """The error names listener, address and reason; what the reload has bound is closed; options raise nothing."""
-    doors.open([ONE])
+    doors.open([ONE], targets(ONE))
     [(_, sock)] = doors.of([ONE])
     address = sock.getsockname()
     shut_down(sock)
     with socket.create_server(address):
         before = count_descriptors()
         with pytest.raises(StartError, match=rf'^listener "one": 127.0.0.1:{address[1]}: .*Address already in use'):
-            doors.open([TWO], keep=[ONE])
+            doors.open([TWO], targets(TWO), keep=[ONE])
         doors.adjust([ONE])
 
         assert before == count_descriptors()
@@ -253,11 +258,11 @@ def test_reload_is_refused_while_a_socket_is_lost(doors: Doors) -> None:
 
 def test_reload_makes_a_socket_listen_again(doors: Doors) -> None:
     """A reload that comes before the next look is not refused for what can be mended."""
-    doors.open([ONE])
+    doors.open([ONE], targets(ONE))
     [(_, sock)] = doors.of([ONE])
     address = sock.getsockname()
     shut_down(sock)
-    doors.open([TWO], keep=[ONE])
+    doors.open([TWO], targets(TWO), keep=[ONE])
 
     with socket.create_connection(address, 5):
         pass
@@ -266,7 +271,7 @@ def test_reload_makes_a_socket_listen_again(doors: Doors) -> None:
 def test_unix_socket_that_was_shut_down_is_lost(doors: Doors, tmp_path: Path) -> None:
     """The kernel lets it listen no more, though it says that it does: its loss is said once."""
     path = Listener(name="path", kind="unix", address=f"{tmp_path}/sock")
-    doors.open([path])
+    doors.open([path], targets(path))
     shut_down(doors.of([path])[0][1])
     first, second = check(doors, path), check(doors, path)
 
@@ -276,7 +281,7 @@ def test_unix_socket_that_was_shut_down_is_lost(doors: Doors, tmp_path: Path) ->
 
 def test_closing_does_not_wait_for_what_a_worker_has_left(doors: Doors) -> None:
     """A worker may connect a socket that it has shut down, and let it linger: the last one to close it would wait."""
-    doors.open([ONE])
+    doors.open([ONE], targets(ONE))
     [(_, sock)] = doors.of([ONE])
     shut_down(sock)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -324,7 +329,7 @@ def counted(doors: Doors, row: Row) -> list[int]:
 
 def test_count_drops_counts_each_drop_once(doors: Doors) -> None:
     """What the kernel has dropped since the last time; nothing is said of nothing, nor of a socket of TCP."""
-    doors.open([ONE, UDP])
+    doors.open([ONE, UDP], targets(ONE, UDP))
     [(_, sock)] = doors.of([UDP])
     row = Scoreboard().row(0)
 
@@ -340,7 +345,7 @@ def test_count_drops_goes_on_where_the_kernels_number_wraps(doors: Doors, monkey
     """It has 32 bits."""
     numbers = iter([2**32 - 3, 4])
     monkeypatch.setattr(udp_options, "drops", lambda _: next(numbers))
-    doors.open([UDP])
+    doors.open([UDP], targets(UDP))
 
     assert [7] == counted(doors, Scoreboard().row(0))
 
@@ -349,7 +354,7 @@ def test_count_drops_is_silent_where_the_kernel_does_not_tell(doors: Doors, monk
     """SO_MEMINFO came with Linux 4.12."""
     numbers = iter([5, None, 6])
     monkeypatch.setattr(udp_options, "drops", lambda _: next(numbers))
-    doors.open([UDP])
+    doors.open([UDP], targets(UDP))
 
     assert [[], [1]] == [counted(doors, Scoreboard().row(0)) for _ in range(2)]
 
@@ -361,7 +366,7 @@ def test_count_drops_leaves_out_those_before_a_socket_was_inherited() -> None:
         passed.bind(("127.0.0.1", 0))
         drop_some(passed)
         doors = Doors({"udp": [passed]})
-        doors.open([UDP])
+        doors.open([UDP], targets(UDP))
         row = Scoreboard().row(0)
         before = counted(doors, row)
         new = drop_some(passed)
@@ -378,7 +383,7 @@ def test_clamped_buffer_of_an_inherited_socket_names_the_socket_unit() -> None:
         passed.bind(("127.0.0.1", 0))
         doors = Doors({"udp": [passed]})
         listener = UDP.model_copy(update={"receive_buffer": 8192})
-        doors.open([listener])
+        doors.open([listener], targets(listener))
         doors.say_opened([listener], events.append)
         [clamped] = [event for event in events if isinstance(event, BufferClamped)]
 

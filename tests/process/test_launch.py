@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from echod.errors import ConfigError, StartError
 from echod.process import daemonize, launch, settings, signals
+from echod.process.doors import Doors
 
 if TYPE_CHECKING:
     from echod.process.reports import Estate
+    from echod.process.settings import Settings
 
 
 class FakeSupervisor:
@@ -37,7 +40,7 @@ class FakeSupervisor:
 @pytest.fixture(autouse=True)
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> type[FakeSupervisor]:
     """Put the fake in place, and leave this process's signals and limits alone."""
-    for change in ("reset", "hold", "ignore"):
+    for change in ("reset", "interrupt", "hold", "ignore"):
         monkeypatch.setattr(signals, change, list)
     monkeypatch.setattr(settings, "raise_descriptor_limit", lambda: None)
     monkeypatch.setattr(FakeSupervisor, "outcome", None)
@@ -123,3 +126,34 @@ def test_a_refused_start_leaves_nothing_open(
 
     assert before == descriptors()
     assert [] == list(config_file.parent.glob("run/*"))
+
+
+def test_signal_during_start_removes_what_was_made(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TERM while lock and sockets are held, and once more while they are released, ends the process by the signal."""
+    monkeypatch.undo()  # the signals of a process of its own are used
+    path = config_file.with_name("echo.sock")
+    config_file.write_text(f'{config_file.read_text()}[[listener]]\nname = "path"\nkind = "unix"\naddress = "{path}"\n')
+    real = Doors.close_all
+
+    def close_all(doors: Doors) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        real(doors)
+
+    def interrupted(_settings: Settings) -> int:
+        assert path.is_socket()
+        assert list(config_file.parent.glob("run/*"))
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(Doors, "close_all", close_all)
+    monkeypatch.setattr(settings, "open_log", interrupted)
+    pid = os.fork()
+    if not pid:
+        try:
+            launch.run(config_file, foreground=True)
+        finally:
+            os._exit(1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    assert not path.exists()
+    assert list(config_file.parent.glob("run/*")) == []

@@ -100,8 +100,8 @@ def test_reset_undoes_what_a_parent_did() -> None:
     signals.reset()
 
     assert set() == signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    assert {signal.SIG_DFL} == {signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGCHLD, signal.SIGTSTP)}
-    assert signal.default_int_handler == signal.getsignal(signal.SIGINT)
+    reset = (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD, signal.SIGTSTP)
+    assert {signal.SIG_DFL} == {signal.getsignal(number) for number in reset}
     assert signal.SIG_IGN == signal.getsignal(signal.SIGPIPE)
 
 
@@ -150,3 +150,59 @@ def test_what_was_ignored_is_told() -> None:
 def test_every_signal_has_a_name() -> None:
     """Those that the system does not name are told by number."""
     assert ("SIGTERM", "SIG37", "SIG63") == tuple(map(signals.name, (signal.SIGTERM, 37, 63)))
+
+
+def exit_code(body: Callable[[], object]) -> int:
+    """Run `body` in a child of this process and return how it ended, a signal as a negative number."""
+    pid = os.fork()
+    if not pid:
+        try:
+            body()
+        finally:
+            os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("number", signals.ENDING)
+def test_process_ends_by_the_signal_it_got(number: signal.Signals) -> None:
+    """A start that has made nothing yet ends in the handler, so that its parent sees which signal it was."""
+
+    def body() -> None:
+        signals.end_at_once()
+        signal.raise_signal(number)
+
+    assert exit_code(body) == -number
+
+
+def test_process_exits_where_no_signal_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PID 1, whose default actions the kernel ignores, leaves with 128 and the number."""
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+
+    assert exit_code(lambda: signals.end_by(signal.SIGTERM)) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", signals.ENDING)
+def test_interrupt_raises_once(number: signal.Signals) -> None:
+    """The first signal raises what no `except Exception` stops; a second does not disturb the cleaning up."""
+    signals.interrupt()
+    with pytest.raises(signals.Interrupted) as interrupted:
+        signal.raise_signal(number)
+    for again in signals.ENDING:
+        signal.raise_signal(again)
+
+    assert interrupted.value.number == number
+    assert not isinstance(interrupted.value, Exception)
+
+
+def test_resolver_is_ended_but_not_commanded() -> None:
+    """A lookup ends by TERM, INT and QUIT, and ignores what the whole group is sent for the supervisor."""
+    handler = signals.Signals(lambda _number, _now: None)
+    signals.hold()
+    signals.become_resolver()
+    ignored = {number for number in signals.ACTED_ON if signal.getsignal(number) is signal.SIG_IGN}
+
+    assert ignored == {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    assert signal.set_wakeup_fd(-1) == -1
+    handler.close()
