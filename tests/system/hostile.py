@@ -7,6 +7,7 @@ then. An attack's result is what the client receives in return; an attack may al
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401  # a worker that has dropped its rights may not be able to
 import fcntl
 import os
 import random

@@ -82,7 +82,7 @@ def test_port_7_needs_no_rights(activated: Service) -> None:
     assert [
         {
             "name": "echo",
-            "kind": "tcp",
+            "transport": "tcp",
             "address": "localhost:10000",
             "inherited": True,
             "bound": ["0.0.0.0:7", "[::]:7"],

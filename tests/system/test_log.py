@@ -125,7 +125,7 @@ def test_reload_refuses_link_in_directory_of_another_user(start: Starter, tmp_pa
     echo_once(daemon.address())
     daemon.wait_for("connection.closed")
 
-    assert "is a symbolic link in a directory that other users can write to" in report["error"][0]
+    assert "is a symbolic link in a directory that other users can write to" in report["errors"][0]
     assert b"" == secret.read_bytes()
 
 

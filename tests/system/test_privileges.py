@@ -181,7 +181,7 @@ def test_start_that_cannot_drop_names_what_is_missing(tmp_path: Path, case: str,
     assert "another user" in lines[0] or "name a user that is mapped" in lines[0]
     assert "" == result.stdout
     assert not daemon.log_file.exists()
-    assert not daemon.runtime.exists()
+    assert [] == list(daemon.runtime.iterdir())
 
 
 @pytest.mark.parametrize("user", ["root", "no-such-user"])

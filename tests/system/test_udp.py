@@ -154,9 +154,10 @@ def test_drops_of_the_kernel_are_counted(start: Starter) -> None:
     daemon = start(
         workers=2, listeners=[door(receive_buffer="64KiB", udp={"rate": 0})], admin={"address": "127.0.0.1:0"}
     )
+    address = daemon.address()
     with client() as peer:
         for _ in range(BURST):
-            peer.sendto(b"x" * 100, daemon.address())
+            peer.sendto(b"x" * 100, address)
 
     def accounted() -> int:
         return metric(daemon, "echod_datagrams_answered_total") + metric(daemon, "echod_datagrams_dropped_total{")

@@ -245,9 +245,9 @@ def test_port_that_a_worker_has_taken_does_not_end_the_daemon(start: Starter) ->
     report = daemon.reload(ok=False)
 
     assert ("echo", address[1], "EADDRINUSE") == (lost["echod.listener"], lost["server.port"], lost["error.type"])
-    assert 1 == len(report["error"])
-    assert report["error"][0].startswith(f'listener "echo": 127.0.0.1:{address[1]}: ')
-    assert "Address already in use" in report["error"][0]
+    assert 1 == len(report["errors"])
+    assert report["errors"][0].startswith(f'listener "echo": 127.0.0.1:{address[1]}: ')
+    assert "Address already in use" in report["errors"][0]
     os.kill(thief, SIGKILL)
     daemon.wait_for("listener.restored")
     seconds_until_served(address, time.monotonic())
