@@ -112,7 +112,7 @@ class ControlSocket(Handler):
         if not _may_command(uid):
             self._reject(connection, "permission_denied", pid, uid)
             return
-        if len(self._live()) >= MAX_CONNECTIONS and not self._evict():
+        if len(self._live()) >= MAX_CONNECTIONS and not self._evict(now):
             self._reject(connection, "too_many_connections", pid, uid)
             return
         deadline = now + control_connection.REQUEST_TIMEOUT
@@ -128,9 +128,13 @@ class ControlSocket(Handler):
         self._connections[:] = [connection for connection in self._connections if not connection.done]
         return self._connections
 
-    def _evict(self) -> bool:
+    def _evict(self, now: float) -> bool:
         """Close the oldest connection without a request, or one whose client has gone; False when there is none."""
         for connection in self._connections:
+            if not connection.requested:
+                connection.on_readable(now)  # many may be accepted in one turn, before any request is read
+            if connection.done:
+                return True
             if not connection.requested or connection.peer_is_gone():
                 connection.drop("evicted")
                 return True

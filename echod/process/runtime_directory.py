@@ -80,7 +80,12 @@ class RuntimeDirectory:
         for name, make in ((SOCKET_FILE, self._make_socket), (PID_FILE, self._make_pid_file)):
             # A daemon that was killed may have left its own. The lock says that it is gone.
             self._try(name, partial(self._unlink, name))
-            self._try(name, make)
+            try:
+                self._try(name, make)
+            except StartError:
+                if self._socket:
+                    self._socket.close()
+                raise
 
     def restore(self) -> list[str]:
         """Make again what is missing, the directory included; return the names of what was made.

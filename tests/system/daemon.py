@@ -267,8 +267,8 @@ class Daemon:
     def state(self) -> dict[str, Any]:
         """Return what `echod status --json` prints; empty while there is no daemon."""
         try:
-            answer = self.control({"command": "status"})
-        except (FileNotFoundError, ConnectionError):
+            answer = self.control({"command": "status"}, timeout=5)
+        except (FileNotFoundError, ConnectionError, TimeoutError):
             return {}
         state: dict[str, Any] = answer.get("status", {})
         return state
