@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -223,14 +224,16 @@ def test_files_of_second_daemon_are_left_alone(tmp_path: Path) -> None:
 HOLD_LOCKS = """
 import fcntl, os, sys, time
 os.setgroups([]); os.setgid(54321); os.setuid(54321)
-held = []
+found = []
 for path in sys.argv[1:]:
     try:
-        held.append(os.open(path, os.O_RDONLY))
-        fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found.append(os.open(path, os.O_RDONLY))
     except OSError:
         pass
-print(len(held), flush=True)
+print(len(found), flush=True)
+for fd in found:
+    fcntl.flock(fd, fcntl.LOCK_EX)
+print("all locked", flush=True)
 time.sleep(60)
 """
 
@@ -254,6 +257,8 @@ def test_other_user_cannot_keep_daemon_from_starting(start: Starter) -> None:
     try:
         daemon.signal(SIGKILL)
         daemon.wait_exit()
+        assert stranger.stdout
+        assert stranger.stdout.readline() == b"all locked\n"
         daemon.pid_file.write_text(f"{stranger.pid}\n")
         assert command(daemon, "stop").returncode == 3
         daemon.again()
@@ -421,6 +426,20 @@ def test_reopen_returns_when_every_process_writes_to_the_new_file(tmp_path: Path
         daemon.reader = None  # it has read the first file only
 
         assert [(old, old.stat().st_size) for old, _ in sizes] == sizes
+
+
+def test_reopen_waits_for_the_last_worker(start: Starter, tmp_path: Path) -> None:
+    """A worker that is stopped still writes to the old file, so the answer comes once it goes on."""
+    daemon = start(workers=2, log={"file": str(tmp_path / "echod.log")})
+    stopped, _ = daemon.workers()
+    os.kill(stopped, SIGSTOP)
+    with daemon.control_connection() as client, client.makefile("rb") as lines:
+        client.sendall(b'{"command": "reopen"}\n')
+        daemon.wait_for("log.reopened")
+        assert select.select([client], [], [], 0.3)[0] == [], "answered although a worker has not"
+        os.kill(stopped, SIGCONT)
+        client.settimeout(5 * SCALE)
+        assert json.loads(lines.readline())["ok"]
 
 
 def test_reopen_that_fails_says_why(start: Starter, tmp_path: Path) -> None:
