@@ -11,7 +11,7 @@ MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, 
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
 FUZZ ?= 60
 ROUNDS ?= 5
-PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl prometheus rsyslog \
+PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream locales logrotate man-db nginx-light openssl prometheus rsyslog \
 	socat strace util-linux valgrind
 # Hundreds of processes are started by a test run, and without bytecode each of them would compile all sources anew.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -X dev -m pytest
