@@ -11,8 +11,8 @@ MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, 
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
 FUZZ ?= 60
 ROUNDS ?= 5
-PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream logrotate man-db nginx-light openssl prometheus rsyslog \
-	socat strace util-linux valgrind
+PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream locales logrotate man-db nginx-light openssl prometheus \
+	python3-venv rsyslog socat strace util-linux valgrind
 # Hundreds of processes are started by a test run, and without bytecode each of them would compile all sources anew.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -X dev -m pytest
 
@@ -43,7 +43,7 @@ EXAMPLES = etc/echod.logrotate etc/grafana-dashboard.json etc/prometheus-rules.y
 	systemd/echod-classic.service systemd/echod.sysusers systemd/echod.tmpfiles systemd/echod.service.d/tls.conf
 
 .DEFAULT_GOAL := help
-.PHONY: help run test peers coverage storm bench bench-cost bench-gate format lint types check man clean install install-socket uninstall
+.PHONY: help run test unit peers coverage storm bench bench-cost bench-gate format lint types check man clean install install-socket uninstall
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +60,10 @@ run: $(STAMP) ## run echod in the foreground: ^C drains, ^C again stops
 test: $(STAMP) ## run the tests, a few minutes
 	$(PYTEST) -m alone
 	$(PYTEST) -m 'not alone' -n 4 --dist loadgroup
+
+unit: $(STAMP) ## run the tests but for those that start the daemon, under a minute
+	$(PYTEST) -m alone --ignore tests/system
+	$(PYTEST) -m 'not alone' -n 2 --dist loadgroup --ignore tests/system
 
 peers: ## install the Debian packages that some tests use; without them those tests are skipped
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

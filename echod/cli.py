@@ -7,10 +7,11 @@ need is imported by them, so that `--version` and `--help` answer at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,25 +33,41 @@ MAX_VERSION = 40
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments`, by default the process's own, ask for; return the exit code."""
+    """Run the command that `arguments`, by default the process's own, ask for; return the exit code.
+
+    What the command prints is collected, and written once it has ended: argparse ignores errors of writing, and the
+    interpreter reports them only as it exits, in its own words and with code 120.
+    """
     try:
         descriptors.open_standard_streams()
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # always a text file
-        options = _parser().parse_args(arguments)
-        options.command(options)
-        sys.stdout.flush()
-    except EchodError as error:
-        for line in error.lines:
-            _complain(line)
-        return error.exit_code
+        printed = io.BytesIO()
+        output = io.TextIOWrapper(printed, sys.stdout.encoding, "backslashreplace", write_through=True)
+        with redirect_stdout(output):
+            exit_code = _execute(arguments)
+        _write(1, printed.getvalue())
+    except StartError as error:
+        return _fail(error)
     except BrokenPipeError:
-        _forget_standard_output()
-        return 0  # whoever read our output has read enough
+        return 0  # the reader of the pipe has read enough
     except OSError as error:
-        _complain(f"{error.filename or 'error'}: {error.strerror}")
+        _complain(f"standard output: {error.strerror}")
         return StartError.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    return exit_code
+
+
+def _execute(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+        options.command(options)
+    except EchodError as error:
+        return _fail(error)
+    except OSError as error:
+        _complain(f"{error.filename or 'error'}: {error.strerror}")
+        return StartError.exit_code
+    except SystemExit:
+        return 0  # argparse has printed the help or the version
     return 0
 
 
@@ -120,25 +137,25 @@ def _show(options: argparse.Namespace) -> None:
     from echod.config.models import Config
 
     if options.what == "defaults":
-        print(dumping.defaults_toml(), end="")
+        _print_file(dumping.defaults_toml().encode())
     elif options.what == "schema":
-        print(dumping.schema(), end="")
+        _print_file(dumping.schema().encode())
     elif options.what == "status-schema":
         from echod.process import status
 
-        print(status.schema(), end="")
+        _print_file(status.schema().encode())
     elif options.what == "unit":
         _show_unit()
     else:
         path = options.config or reading.default_file()
-        print(dumping.to_toml(loading.load(path) if path else Config()), end="")
+        _print_file(dumping.to_toml(loading.load(path) if path else Config()).encode())
 
 
 def _show_unit() -> None:
     from echod.config import unit
 
     command = unit.running_command()
-    print(unit.text(command, unit.code_homes()), end="")
+    _print_file(os.fsencode(unit.text(command, unit.code_homes())))  # ASCII but for the paths in it
     for path in unit.out_of_reach(command):
         _complain(f"{path}: the service cannot read what lies in a home directory; install echod elsewhere")
 
@@ -225,19 +242,31 @@ def _path(text: str) -> Path:
     return Path(text).absolute()  # the daemon changes its directory, and a reload must find the file again
 
 
+def _print_file(content: bytes) -> None:
+    """Print what is meant to be saved as a file: the same bytes in every locale."""
+    sys.stdout.buffer.write(content)
+
+
+def _fail(error: EchodError) -> int:
+    for line in error.lines:
+        _complain(line)
+    return error.exit_code
+
+
 def _complain(line: str) -> None:
     from echod.observe import journal
 
-    with suppress(OSError, ValueError):  # a closed standard error: nobody listens
+    with suppress(OSError):  # a closed or full standard error: there is no better place to report it
         if journal.receives(2):
             from echod.events import CommandFailed
             from echod.observe import log
 
-            os.write(2, log.journal_line(CommandFailed(error=line)))
-        elif sys.stderr:  # else it was closed from the start, and print() would take standard output
-            print(f"echod: {printable(line, len(line))}", file=sys.stderr, flush=True)
+            _write(2, log.journal_line(CommandFailed(error=line)))
+        elif sys.stderr:  # else it was closed from the start, and its number may be that of another file
+            _write(2, f"echod: {printable(line, len(line))}\n".encode(sys.stderr.encoding, "backslashreplace"))
 
 
-def _forget_standard_output() -> None:
-    # The interpreter flushes once more when it ends, and would complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _write(fd: int, data: bytes) -> None:
+    """Write all of `data`, without a buffer that would be written once more at the end; raise OSError."""
+    while data:
+        data = data[os.write(fd, data) :]

@@ -2,16 +2,23 @@
 
 A test that takes the fixture `size` is run in its short form by `pytest`, and in its long form by `pytest --storm`,
 which runs these tests and no others.
+
+Python's own variables are removed from the environment: PYTHONUNBUFFERED alone changes how output fails. A test that
+needs one sets it for its own process.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+for _name in [name for name in os.environ if name.startswith("PYTHON")]:
+    del os.environ[_name]
 
 Size: TypeAlias = "Callable[[int, int], int]"  # the type of the fixture `size`
 

@@ -86,8 +86,16 @@ def test_each_signal_is_explained() -> None:
 
 def test_each_key_that_is_named_is_there() -> None:
     """A key that the page speaks of is one that the configuration has."""
-    for table, key in re.findall(r"\b(daemon|log|limits|listener)\.([a-z_]+)", PAGE.replace("\\-", "-")):
-        assert key in type(getattr(Config(), table)).model_fields
+    for table, *keys in (name.split(".") for name in named_keys()):
+        found = Config().listener[0] if table == "listener" else getattr(Config(), table)
+        for key in keys:
+            assert key in type(found).model_fields, f"{table}.{'.'.join(keys)}"
+            found = getattr(found, key)
+
+
+def named_keys() -> list[str]:
+    """Return what the page names with dots below a table of the configuration."""
+    return re.findall(r"\b(?:daemon|log|limits|listener|admin)(?:\.[a-z_]+)+", PAGE.replace("\\-", "-"))
 
 
 def test_the_example_is_accepted() -> None:

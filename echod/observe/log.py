@@ -15,7 +15,9 @@ from __future__ import annotations
 import os
 import re
 import select
+import sys
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time_ns
@@ -45,6 +47,9 @@ LONGEST_LIST = 16
 
 LONGEST_LINE = select.PIPE_BUF - max(map(len, journal.PREFIXES.values()))
 """Bytes of a line, so that with the journal's prefix it is still written at once."""
+
+EXPLAIN_DROPS = sys.flags.dev_mode
+"""Whether a record that cannot be made prints the cause on standard error: under `-X dev`, as tests run the daemon."""
 
 _DEL = 0x7F
 _DISGUISES = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
@@ -138,6 +143,9 @@ class Log:
             self._record(event)
         except Exception:  # noqa: BLE001  # whatever is wrong with one record, the echo goes on
             self.sink.lost += 1
+            if EXPLAIN_DROPS:
+                with suppress(OSError):
+                    traceback.print_exc()
 
     def _end_period(self) -> None:
         for name, count in self._cap.close():

@@ -7,6 +7,7 @@ Rules
     of several processes never interleave. On a file a process that a full disk has cut short keeps a record lock until
     the rest of its line is written; meanwhile its siblings queue or drop.
     The flags of a descriptor that others share are left alone: a pipe or terminal is opened anew, to be non-blocking.
+    One exception: a file that standard output is redirected to is appended to, by all that share it.
 
 Known limit: a pipe or terminal that may not be opened anew (that of another user, in a container say) is asked first
 whether it has room; a sibling may fill it in between, and the write then waits for the reader.
@@ -134,11 +135,18 @@ class Sink:
 
 
 def open_standard_output() -> int:
-    """Return a descriptor of our own for standard output, non-blocking where that does not touch what others share."""
+    """Return a descriptor of our own for standard output, non-blocking where that does not touch what others share.
+
+    A regular file gets O_APPEND, so that it can be truncated while echod runs (copytruncate of logrotate). The flag is
+    set on what is shared: opened anew, the file would have two offsets, and standard error or the shell would overwrite
+    the log. It stays set when echod has ended (fcntl(2), F_SETFL).
+    """
     mode = os.fstat(1).st_mode
     if stat.S_ISFIFO(mode) or os.isatty(1):
         with suppress(OSError):
             return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if stat.S_ISREG(mode):
+        fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL) | os.O_APPEND)
     return os.dup(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -98,17 +99,28 @@ def test_a_path_is_written_as_systemd_reads_it(word: str, written: str) -> None:
     assert written == unit.quoted(word)
 
 
-@pytest.mark.parametrize("place", ["plain", "50% off", "$HOME ~ ü"])
-def test_systemd_finds_the_command_again(place: str, tmp_path: Path) -> None:
-    """Whatever the path holds, systemd has nothing to say about the unit."""
+def verify(directory: Path) -> subprocess.CompletedProcess[str]:
+    """Have systemd judge echod.service in a directory, without the other units of this machine."""
     analyze = shutil.which("systemd-analyze")
     if not analyze:
         pytest.skip("systemd-analyze is not installed")
+    (directory / "sysinit.target").write_text("[Unit]\nDefaultDependencies=no\n")  # what every service requires
+    command = [analyze, "verify", "--man=no", f"{directory}/echod.service"]
+    env = os.environ | {"SYSTEMD_UNIT_PATH": str(directory)}  # systemd.unit(5), "Unit File Load Path"
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("place", ["plain", "50% off", "$HOME ~ ü"])
+def test_systemd_finds_the_command_again(place: str, tmp_path: Path) -> None:
+    """Whatever the path holds, systemd has nothing to say about the unit."""
     command = tmp_path / place / "echod"
     command.parent.mkdir()
     command.touch(0o755)
     written = tmp_path / "echod.service"
     written.write_text(unit.text([str(command)], [str(command.parent), sys.executable]))
-    done = subprocess.run([analyze, "verify", "--man=no", written], capture_output=True, text=True, check=False)
+    found = verify(tmp_path)
+    command.unlink()
+    missing = verify(tmp_path)
 
-    assert (0, "") == (done.returncode, done.stderr)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "is not executable: No such file or directory" in missing.stderr

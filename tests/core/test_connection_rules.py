@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 
 BUFFER = 16
 ECHOING = {State.OPEN, State.DRAINING}
-UNDECIDED = {*ECHOING, State.HALF_CLOSED}
-RANKS = [{State.OPEN}, {State.DRAINING}, {State.HALF_CLOSED, State.FLUSHING}, {State.LINGERING}, {State.CLOSED}]
+UNDECIDED = {State.ESTABLISHING, *ECHOING, State.HALF_CLOSED}
+RANKS = [
+    {State.ESTABLISHING},
+    {State.OPEN},
+    {State.DRAINING},
+    {State.HALF_CLOSED, State.FLUSHING},
+    {State.LINGERING},
+    {State.CLOSED},
+]
 
 timeouts = st.sampled_from([0.0, 0.001, 5.0, 600.0])
+handshakes = st.sampled_from([0.0, 0.001, 5.0])
+pauses = st.sampled_from([0.0, 0.001, 0.25, 3.0, 700.0])
 reasons = st.sampled_from(CloseReason)
 counts = st.integers(min_value=0, max_value=BUFFER)
 
@@ -38,15 +47,21 @@ class Life(RuleBasedStateMachine):
     """An owner that keeps to the contract, over a kernel and a peer that do what they like."""
 
     connection: Connection
+    can_bypass = True
+    """Whether this kind of connection ever lets bytes pass without looking at them."""
 
-    @initialize(idle=timeouts, half_close=timeouts, lifetime=timeouts)
-    def open(self, idle: float, half_close: float, lifetime: float) -> None:
-        """Accept a connection under any limits."""
+    @initialize(idle=timeouts, half_close=timeouts, lifetime=timeouts, establish=handshakes)
+    def open(self, idle: float, half_close: float, lifetime: float, establish: float) -> None:
+        """Accept a connection under any limits, with or without something to read before its payload."""
         self.now = 1000.0
         limits = Limits.model_construct(
             buffer=BUFFER, idle_timeout=idle, half_close_timeout=half_close, max_lifetime=lifetime
         )
-        self.connection = Connection(limits, self.now)
+        self.connection = Connection(limits, self.now, establish)
+        self.handshake_deadline = self.now + establish
+        self.end = self.now + (lifetime or inf)
+        self.idle = idle or inf
+        self.moved = self.now
         self.memory = bytearray(BUFFER)
         self.given = bytearray()
         self.returned = bytearray()
@@ -55,7 +70,45 @@ class Life(RuleBasedStateMachine):
 
     # -- what may happen ----------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.connection.wants_read)
+    @precondition(lambda self: self.connection.state is State.ESTABLISHING)
+    @rule(timeout=handshakes.filter(bool), seconds=pauses)
+    def prolong(self, timeout: float, seconds: float) -> None:
+        """Complete the PROXY header, which the owner reads by itself; the handshake of TLS has its own time."""
+        self.now += seconds
+        self.connection.prolong(timeout, self.now)
+        self.handshake_deadline = self.now + timeout
+
+    @precondition(lambda self: self.connection.state is State.ESTABLISHING)
+    @rule(seconds=pauses)
+    def establish(self, seconds: float) -> None:
+        """Complete what comes before the payload."""
+        self.now += seconds
+        self.connection.established(self.now)
+        self.moved = self.now
+
+    @precondition(lambda self: self.connection.passing)
+    @rule(data=st.binary(min_size=1, max_size=BUFFER), taken=st.one_of(st.none(), counts))
+    def bypass(self, data: bytes, taken: int | None) -> None:
+        """Receive and send as `Stream.on_readable` does on its short way; None is a send that fails."""
+        connection = self.connection
+        self.moved = self.now
+        self.given += data
+        self.memory[: len(data)] = data
+        view = memoryview(self.memory)[: len(data)]
+        if taken is None:
+            connection.receive(view, self.now)
+            connection.fail(CloseReason.WRITE_FAILED, self.now)
+        elif taken >= len(data):
+            self.returned += data
+            connection.passed += len(data)
+            connection.moved = self.now
+        else:
+            self.returned += data[:taken]
+            connection.receive(view, self.now)
+            connection.sent(taken, self.now)
+        self.memory[:] = bytes(BUFFER)
+
+    @precondition(lambda self: self.connection.wants_read and self.connection.state is not State.ESTABLISHING)
     @rule(data=st.binary(min_size=1, max_size=BUFFER), most=counts)
     def receive(self, data: bytes, most: int) -> None:
         """Read some bytes into the shared buffer, offer them to the kernel, and let others use the buffer."""
@@ -66,6 +119,7 @@ class Life(RuleBasedStateMachine):
         connection.receive(memoryview(self.memory)[: len(content)], self.now)
         if echoing:
             self.given += content
+            self.moved = self.now
         if connection.outgoing:
             self.take(most)
         self.memory[:] = bytes(BUFFER)
@@ -78,6 +132,8 @@ class Life(RuleBasedStateMachine):
         count = min(most, len(connection.outgoing))
         self.returned += bytes(connection.outgoing[:count])
         connection.sent(count, self.now)
+        if count:
+            self.moved = self.now
 
     @precondition(lambda self: self.connection.wants_read)
     @rule()
@@ -108,7 +164,7 @@ class Life(RuleBasedStateMachine):
         """Lose or cut the connection."""
         self.connection.fail(reason, self.now)
 
-    @rule(seconds=st.sampled_from([0.0, 0.001, 0.25, 3.0, 700.0]))
+    @rule(seconds=pauses)
     def wait(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
@@ -175,6 +231,24 @@ class Life(RuleBasedStateMachine):
         )
 
     @invariant()
+    def deadlines_count_from_the_last_byte(self) -> None:
+        """Give what comes before the payload its timeout, and an open connection that of idleness, on either way."""
+        connection = self.connection
+
+        if connection.state is State.ESTABLISHING:
+            assert connection.deadline == self.handshake_deadline
+        if connection.state is State.OPEN and self.can_bypass:  # faults make deadlines of their own
+            assert connection.deadline == min(self.moved + self.idle, self.end)
+
+    @invariant()
+    def bypass_means_rest(self) -> None:
+        """Allow the short way exactly while reading is the only wish and the whole buffer is free."""
+        connection = self.connection
+
+        assert connection.passing is (connection.at_rest and self.can_bypass)
+        assert not connection.passing or connection.room == BUFFER
+
+    @invariant()
     def the_reason_is_set_once(self) -> None:
         """Hold that a reason stands from the moment the end is decided, and never changes."""
         reason = self.connection.reason
@@ -207,7 +281,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestLife.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
 
 
 def bring_to_an_end(connection: Connection, now: float) -> None:

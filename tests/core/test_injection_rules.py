@@ -13,7 +13,7 @@ from echod.config.models import Limits
 from echod.core.injection import FaultyConnection, dice
 from echod.core.lifecycle import State
 from echod.events import CloseReason
-from tests.core.test_connection_rules import BUFFER, Life, bring_to_an_end, timeouts
+from tests.core.test_connection_rules import BUFFER, Life, bring_to_an_end, handshakes, timeouts
 
 if TYPE_CHECKING:
     from echod.core.connection import Connection
@@ -34,18 +34,26 @@ class FaultyLife(Life):
     """The same owner, kernel and peer; the connection holds back what it owes, or breaks it off."""
 
     connection: FaultyConnection
+    can_bypass = False
 
-    @initialize(idle=timeouts, half_close=timeouts, lifetime=timeouts, faults=faults, end=ends)
+    @initialize(idle=timeouts, half_close=timeouts, lifetime=timeouts, establish=handshakes, faults=faults, end=ends)
     def open(
-        self, idle: float, half_close: float, lifetime: float, faults: dict[str, object], end: dict[str, str]
+        self,
+        *,
+        idle: float,
+        half_close: float,
+        lifetime: float,
+        establish: float,
+        faults: dict[str, object],
+        end: dict[str, str],
     ) -> None:
         """Accept a connection under any limits and faults."""
-        super().open(idle, half_close, lifetime)
+        super().open(idle, half_close, lifetime, establish)
         limits = Limits.model_construct(
             buffer=BUFFER, idle_timeout=idle, half_close_timeout=half_close, max_lifetime=lifetime
         )
         self.faults = Faults.model_validate(faults | end)
-        self.connection = FaultyConnection(limits, self.now, 0.0, self.faults, dice(self.faults, 1))
+        self.connection = FaultyConnection(limits, self.now, establish, self.faults, dice(self.faults, 1))
 
     @property
     def closes(self) -> bool:

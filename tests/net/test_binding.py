@@ -380,8 +380,8 @@ def test_a_name_that_is_altogether_elsewhere(stack: ExitStack, monkeypatch: pyte
     resolves_to(monkeypatch, FOREIGN, FOREIGN_V6)
 
     assert (
-        'listener "door": away.test:7: Cannot assign requested address (no interface of this machine has it)'
-        == reason("away.test:7")
+        'listener "door": away.test:7007: Cannot assign requested address (no interface of this machine has it)'
+        == reason("away.test:7007")
     )
 
 

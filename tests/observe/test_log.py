@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import sys
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -458,6 +459,35 @@ def test_a_value_that_raises(paper: Paper) -> None:
     paper.log.emit(ServiceStarted(directory=cursed))
 
     assert {"timestamp": NOW, "level": "warning", "event": "log.dropped", "echod.log.dropped": 1} == paper.records()[0]
+
+
+@pytest.mark.parametrize("development", [True, False])
+def test_record_that_cannot_be_made_explains_itself_in_development(
+    paper: Paper, development: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Under `-X dev` the cause is on standard error, where the harness of the system tests fails on it."""
+    monkeypatch.setattr(subject, "EXPLAIN_DROPS", development)
+    cursed: Any = Cursed()
+    paper.log.emit(ServiceStarted(directory=cursed))
+
+    assert ("RuntimeError" in capfd.readouterr().err) is development
+    assert paper.records()[0]["event"] == "log.dropped"
+
+
+def test_record_that_cannot_be_made_is_dropped_when_standard_error_is_full(
+    paper: Paper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standard error that takes nothing is no reason for `emit` to raise."""
+    monkeypatch.setattr(subject, "EXPLAIN_DROPS", True)
+    cursed: Any = Cursed()
+    with open("/dev/full", "w", buffering=1) as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stderr", full)
+        paper.log.emit(ServiceStarted(directory=cursed))
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+
+    assert paper.log.sink.lost == 1
 
 
 SCALARS = st.one_of(

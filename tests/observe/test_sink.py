@@ -550,18 +550,21 @@ def a_socket(stack: ExitStack, tmp_path: Path) -> int:
     return stack.enter_context(near).fileno()
 
 
-@pytest.mark.parametrize(("make", "blocking"), [(a_pipe, False), (a_terminal, False), (a_file, True), (a_socket, True)])
-def test_the_flags_of_a_shared_output_are_untouched(
-    stack: ExitStack, tmp_path: Path, make: Callable[[ExitStack, Path], int], blocking: bool
+@pytest.mark.parametrize(
+    ("make", "blocking", "added"),
+    [(a_pipe, False, 0), (a_terminal, False, 0), (a_file, True, os.O_APPEND), (a_socket, True, 0)],
+)
+def test_the_flags_of_a_shared_output_are_untouched_but_to_append(
+    stack: ExitStack, tmp_path: Path, make: Callable[[ExitStack, Path], int], blocking: bool, added: int
 ) -> None:
-    """Where it matters standard output is opened anew, non-blocking; what others share stays as it was."""
+    """Where it matters standard output is opened anew, non-blocking; what is shared stays, but a file is appended."""
     fd = make(stack, tmp_path)
     before = fcntl.fcntl(fd, fcntl.F_GETFL)
     with standard_output(fd):
         opened = own(stack, open_standard_output())
     same = (os.fstat(fd).st_dev, os.fstat(fd).st_ino) == (os.fstat(opened).st_dev, os.fstat(opened).st_ino)
 
-    assert (before, True) == (fcntl.fcntl(fd, fcntl.F_GETFL), os.get_blocking(fd))
+    assert (before | added, True) == (fcntl.fcntl(fd, fcntl.F_GETFL), os.get_blocking(fd))
     assert (True, blocking, False) == (same, os.get_blocking(opened), os.get_inheritable(opened))
 
 

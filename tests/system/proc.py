@@ -119,3 +119,13 @@ def open_files_limit(pid: int) -> tuple[int, int]:
             soft, hard = line.split()[3:5]
             return int(soft), int(hard)
     raise ProcessLookupError(pid)
+
+
+def unread(server_port: int) -> dict[int, int]:
+    """Return the bytes that wait to be read by a server on an IPv4 port, for each port of a client (proc_net_tcp)."""
+    found = {}
+    for line in (PROC / "net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if int(local.rpartition(":")[2], 16) == server_port:
+            found[int(remote.rpartition(":")[2], 16)] = int(queues.rpartition(":")[2], 16)
+    return found

@@ -6,12 +6,16 @@ Rule: whatever is wrong is one clear line `echod: ...` on stderr, never a traceb
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import time
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +24,7 @@ from tests.system import proc
 from tests.system.clients import connect, echo_once, ping, read_to_end
 from tests.system.daemon import (
     ECHOD,
+    PYTHON,
     ROOT,
     SCALE,
     Daemon,
@@ -32,7 +37,6 @@ from tests.system.daemon import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from tests.conftest import Size
     from tests.system.daemon import Starter
@@ -276,18 +280,139 @@ def shell(script: str, env: Mapping[str, str] | None = None) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("command", ["--help", "run --help", "show defaults", "show schema", "--version"])
-@pytest.mark.parametrize("output", ["| true", ">&-", "> /dev/full"], ids=["closed pipe", "closed", "full"])
-def test_nobody_reads_the_output(command: str, output: str) -> None:
-    """Output into a pipe that nobody reads, a closed descriptor or a full disk makes no traceback."""
-    result = shell(f"$ECHOD {command} {output}; echo ${{PIPESTATUS[0]}} >&2")
-    *said, code = result.stderr.splitlines()
+PRINTING = ["--version", "--help", "run --help", "check", "show config", "show defaults", "show schema", "show unit"]
 
-    assert int(code) in {0, 1, 141}
-    assert "Traceback" not in result.stderr
-    if output != ">&-":  # argparse prints on stderr what it cannot print on stdout, which is as good
-        assert all(line.startswith("echod: ") for line in said), said
-        assert len(said) <= 1
+
+@pytest.mark.parametrize("command", PRINTING)
+@pytest.mark.parametrize(
+    ("output", "outcome"),
+    [
+        ("| true", (0, "")),
+        (">&-", (0, "")),
+        ("> /dev/full", (1, "echod: standard output: No space left on device\n")),
+        ("1< /dev/null", (1, "echod: standard output: Bad file descriptor\n")),
+    ],
+    ids=["closed pipe", "closed", "full", "read only"],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_output_that_cannot_be_written_fails_in_one_line(
+    tmp_path: Path, command: str, output: str, outcome: tuple[int, str], unbuffered: str
+) -> None:
+    """A full device is one line and exit code 1; a pipe without a reader is silent and 0, buffered by Python or not.
+
+    Catches what the interpreter flushes only as it exits, with code 120 and words of its own.
+    """
+    code, complaint = outcome
+    config = f"-c {Daemon(tmp_path).file}" * (command in {"check", "show config"})
+    variables = {"PYTHONUNBUFFERED": unbuffered} if unbuffered else {}
+    result = shell(f"$ECHOD {command} {config} {output}; echo code ${{PIPESTATUS[0]}}", variables)
+    complaints = [line for line in result.stderr.splitlines(keepends=True) if "in a home directory" not in line]
+
+    assert result.stdout == f"code {code}\n"
+    assert "".join(complaints) == complaint
+
+
+def test_error_that_cannot_be_written_keeps_its_exit_code(tmp_path: Path) -> None:
+    """With standard error on a full device a refused configuration is still exit code 78, not the interpreter's 120."""
+    result = shell(f"$ECHOD check -c {tmp_path}/missing.toml 2> /dev/full; echo $?")
+
+    assert result.stdout == "78\n"
+
+
+def test_status_on_a_full_device_fails_in_one_line(start: Starter) -> None:
+    """`status` of a running daemon, for people and for programs, fails as the other commands do."""
+    daemon = start()
+    for command in ("status", "status --json"):
+        result = shell(f"$ECHOD {command} -c {daemon.file} > /dev/full")
+
+        assert result.returncode == 1
+        assert result.stderr == "echod: standard output: No space left on device\n"
+
+
+def is_blocked_writing(pid: int) -> bool:
+    """Tell whether a process sleeps in a system call on descriptor 1, which is a write."""
+    state = proc.stat(pid)[0]
+    called = Path(f"/proc/{pid}/syscall").read_text().split()
+    return state == "S" and called[1:2] == ["0x1"]
+
+
+def test_interrupt_while_output_is_blocked_ends_the_command() -> None:
+    """^C while the reader of standard output does not read ends the command with 130, at once and without a word."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, bytes(4096))
+    with subprocess.Popen(
+        [*ECHOD, "show", "schema"], cwd=ROOT, env=environment(), stdout=writer, stderr=subprocess.PIPE
+    ) as command:
+        try:
+            wait_until(lambda: is_blocked_writing(command.pid), what="a blocked write")
+            command.send_signal(signal.SIGINT)
+            _, complaint = command.communicate(timeout=10 * SCALE)
+        finally:
+            command.kill()
+            os.close(reader)
+            os.close(writer)
+
+    assert (command.returncode, complaint) == (128 + signal.SIGINT, b"")
+
+
+@pytest.fixture(scope="session")
+def latin_locale(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Make a locale whose encoding is Latin-1, and return the variables that select it."""
+    directory = tmp_path_factory.mktemp("locales")
+    localedef = shutil.which("localedef")
+    if not localedef:
+        pytest.skip("localedef is not installed")
+    command = [localedef, "-i", "en_US", "-f", "ISO-8859-1", f"{directory}/en_US.ISO-8859-1"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no locale can be made here: {made.stderr.splitlines()[-1]}")
+    return {"LOCPATH": str(directory), "LC_ALL": "en_US.ISO-8859-1"}
+
+
+def assert_config_is_utf_8(directory: Path, variables: dict[str, str]) -> None:
+    """Hold that `show config` prints what `check` accepts and what has the same paths, whatever they hold."""
+    file = str(directory / "größe 漢.log")
+    daemon = Daemon(directory, log={"file": file})
+    again = directory / "again.toml"
+    shown = shell(f"$ECHOD show config -c {daemon.file} > {again}", variables)
+    checked = shell(f"$ECHOD check -c {again}")
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert tomllib.loads(again.read_text(encoding="utf-8"))["log"]["file"] == file
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_show_config_is_utf_8_in_a_latin_1_locale(tmp_path: Path, latin_locale: dict[str, str]) -> None:
+    """TOML is UTF-8, and so is what `show config` prints where text is Latin-1."""
+    code = "import locale; print(locale.getencoding())"
+    found = subprocess.run([*PYTHON, "-c", code], env=environment(**latin_locale), capture_output=True, check=True)
+
+    assert found.stdout.lower() == b"iso-8859-1\n"
+    assert_config_is_utf_8(tmp_path, latin_locale)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_show_config_is_utf_8_whatever_the_streams_are(tmp_path: Path, encoding: str) -> None:
+    """PYTHONIOENCODING is for text that people read, not for files."""
+    assert_config_is_utf_8(tmp_path, {"PYTHONIOENCODING": encoding})
+
+
+def test_show_config_is_utf_8_in_the_c_locale(tmp_path: Path) -> None:
+    """Also where the interpreter is kept from taking UTF-8 instead of ASCII."""
+    assert_config_is_utf_8(tmp_path, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"})
+
+
+def test_show_unit_keeps_the_bytes_of_a_path(tmp_path: Path, latin_locale: dict[str, str]) -> None:
+    """The unit names the command by the bytes of its path, also where the locale takes them for other characters."""
+    command = tmp_path / "größe" / "echod"
+    command.parent.mkdir()
+    command.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r}); from echod.cli import main; sys.exit(main())\n")
+    for variables in ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, latin_locale):
+        env = environment(**variables)
+        done = subprocess.run([*PYTHON, command, "show", "unit"], env=env, capture_output=True, check=True)
+
+        assert f"ExecStart={command} run\n".encode() in done.stdout
 
 
 def test_help_on_a_narrow_terminal() -> None:
@@ -305,6 +430,19 @@ def test_without_home_and_user(tmp_path: Path) -> None:
     env = {name: value for name, value in environment().items() if name not in {"HOME", "USER", "LOGNAME", "PATH"}}
 
     assert echod("check", "-c", str(daemon.file), env=env).returncode == 0
+
+
+def test_python_variables_reach_no_process_under_test() -> None:
+    """Importing the tests' conftest removes them, so that each process under test has those of an ordinary shell.
+
+    Catches a suite that passes only because PYTHONUNBUFFERED is set where it runs.
+    """
+    code = "import os, tests.conftest; print([name for name in os.environ if name.startswith('PYTHON')])"
+    env = environment(PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1", PYTHONHASHSEED="0")
+    done = subprocess.run([*PYTHON, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
+    assert [name for name in environment() if name.startswith("PYTHON")] == []
 
 
 @pytest.mark.parametrize("variable", ["PYTHONWARNINGS=error", "PYTHONOPTIMIZE=2", "PYTHONUNBUFFERED=1", "PYTHONUTF8=0"])

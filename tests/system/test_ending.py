@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SEED = 862
 WORKERS = 2
 SLOTS = 256  # a connection's id is its serial number in its worker's slot times this, plus the slot
+ENDLESS = 1024 * MIB  # more than any kernel buffers
 AT_ONCE = 1.0
 LEFT_ALONE = 2.0  # seconds after which a worker without a supervisor is gone
 
@@ -46,16 +47,31 @@ def opened(stack: contextlib.ExitStack, daemon: Daemon, count: int) -> list[sock
     return clients
 
 
-def stuck(stack: contextlib.ExitStack, daemon: Daemon, count: int, size: int = 4 * MIB, window: int = 4 * KIB) -> Load:
-    """Open so many connections that send until nobody takes any more and read nothing."""
+def stuck(stack: contextlib.ExitStack, daemon: Daemon, count: int, size: int = ENDLESS, window: int = 4 * KIB) -> Load:
+    """Open so many connections that send until nobody takes any more and read nothing.
+
+    By default they have more to send than any kernel buffers: where all of it fits, echod has nothing left to hold.
+    """
     load = stack.enter_context(
         Load.open(daemon.address(), count, size, SEED, reads="never", hold_open=True, receive_buffer=window)
     )
-    before = -1
-    while (sent := load.report()["sent"]) > before:
-        before = sent
-        load.run(0.1)
+
+    def held() -> bool:
+        load.run(0.05)
+        return holds_all_it_takes(daemon, load)
+
+    wait_until(held, 20, f"a full buffer of each of {count} connections")
     return load
+
+
+def holds_all_it_takes(daemon: Daemon, load: Load) -> bool:
+    """Tell whether the workers sleep although bytes of every client wait: they want no more of them.
+
+    That nothing was sent for a while does not say so: on a busy machine a worker may not have had its turn.
+    """
+    unread = proc.unread(daemon.address()[1])
+    waiting = all(unread.get(client.port) for client in load.clients)
+    return waiting and all(proc.stat(pid)[0] == "S" for pid in daemon.workers())
 
 
 def talk(client: socket.socket) -> None:

@@ -420,6 +420,36 @@ def test_rotation(start: Starter, tmp_path: Path) -> None:
     assert events["log.dropped"] == 0
 
 
+def test_redirected_output_is_appended_to_after_copytruncate(start: Starter, tmp_path: Path) -> None:
+    """Standard output redirected with `>` and truncated under load, as logrotate's copytruncate does: no NUL bytes.
+
+    What shares the descriptor, standard error or the shell, appends too. Catches a descriptor that writes on at its old
+    offset, which leaves a hole in the file.
+    """
+    file = tmp_path / "redirected.log"
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # as a shell does for `> file`
+    daemon = start(workers=WORKERS, stdout=fd)
+    with Churn(daemon.address()) as churn:
+        for _ in range(5):
+            churn.go_on(1)
+            wait_until(lambda: file.stat().st_size, what="lines in the file")
+            os.truncate(file, 0)
+        churn.go_on(1)
+    os.write(fd, b"from its parent\n")
+    os.close(fd)
+    daemon.stop()
+    content = file.read_bytes()
+
+    assert content.count(b"\0") == 0
+
+    lines = content.splitlines()
+    lines.remove(b"from its parent")
+    events = Counter(json.loads(line)["event"] for line in lines)
+
+    assert events["service.stopped"] == 1
+    assert events["connection.closed"] > 0
+
+
 def open_files(daemon: Daemon) -> set[tuple[str, ...]]:
     """Return which log files are open, for each process."""
     folder = str(daemon.directory)
