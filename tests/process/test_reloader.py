@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class Supervisor:
 
     def assign(self, memfd: int, now: float) -> None:
         """Note that the workers are told."""
+        os.close(memfd)
         self.asked.append("assign")
 
 

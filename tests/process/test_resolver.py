@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pwd
 import signal
@@ -35,6 +36,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root asks which use
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """Hold that neither a descriptor nor a child is left over."""
+    gc.collect()  # what other tests have left to it may hold descriptors
     before = descriptors()
     yield
 
