@@ -11,8 +11,8 @@ MEASURED := tests/*.py $(wildcard tests/[!s]*/) $(addprefix tests/system/test_, 
 	commands.py ending.py limits.py log.py reload.py startup.py stop.py)
 FUZZ ?= 60
 ROUNDS ?= 5
-PEERS = faketime groff haproxy iproute2 jq libnginx-mod-stream locales logrotate man-db nginx-light openssl prometheus \
-	python3-venv rsyslog socat strace util-linux valgrind
+PEERS = faketime groff haproxy iproute2 jq libcap2-bin libnginx-mod-stream locales logrotate man-db nginx-light openssl \
+	prometheus python3-venv rsyslog socat strace util-linux valgrind
 # Hundreds of processes are started by a test run, and without bytecode each of them would compile all sources anew.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -X dev -m pytest
 
@@ -43,7 +43,7 @@ EXAMPLES = etc/echod.logrotate etc/grafana-dashboard.json etc/prometheus-rules.y
 	systemd/echod-classic.service systemd/echod.sysusers systemd/echod.tmpfiles systemd/echod.service.d/tls.conf
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit peers coverage storm bench bench-cost bench-gate format lint types check man clean install install-socket uninstall
+.PHONY: help run test unit peers coverage storm bench bench-cost bench-gate format lint types check check-all man clean install install-socket uninstall
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -110,7 +110,9 @@ man: $(STAMP) ## write the manual pages of the configuration and of the log from
 types: $(STAMP) ## check the types, strictly
 	$(BIN)/mypy
 
-check: lint types test coverage bench-gate ## all gates
+check: lint types test coverage bench-gate ## all gates but the long forms
+
+check-all: check storm ## all gates and the long forms of tests, about an hour
 
 clean: ## remove all that was made
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
