@@ -37,12 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interpreter reports them only as it exits, in its own words and with code 120.
     """
     descriptors.open_standard_streams()
-    printed = io.BytesIO()
-    output = io.TextIOWrapper(printed, sys.stdout.encoding, "backslashreplace", write_through=True)
+    output = _Output(sys.stdout.encoding)
     try:
         with redirect_stdout(output):
             exit_code = _execute(arguments)
-        _write(1, printed.getvalue())
+        _write(output.fileno(), output.printed.getvalue())
     except BrokenPipeError:
         return 0  # the reader of the pipe has read enough
     except OSError as error:
@@ -51,6 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return exit_code
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output, held back until the command has ended."""
+
+    def __init__(self, encoding: str) -> None:
+        self.printed = io.BytesIO()
+        super().__init__(self.printed, encoding, "backslashreplace", write_through=True)
+
+    def fileno(self) -> int:
+        """Return the descriptor of standard output, which python-daemon asks for to redirect it."""
+        return 1
 
 
 def _execute(arguments: Sequence[str] | None) -> int:
