@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,12 @@ class Recorder:
     def names(self) -> list[str]:
         """Return the names of all events so far."""
         return [event.name for event in self.events]
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage() -> None:
+    """Close what earlier tests have left to the garbage collector: tests count the descriptors of this process."""
+    gc.collect()
 
 
 @pytest.fixture

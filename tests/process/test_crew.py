@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import select
 import signal
@@ -457,7 +456,6 @@ def test_drain_stop_and_kill_end_everyone(world: World) -> None:
 
 def test_a_fork_that_fails_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without another process allowed the slot waits; nothing leaks, signals are let through again."""
-    gc.collect()  # what other tests have left to it may hold descriptors
     real, before = os.fork, len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # a Path would hold one more
 
     def refused() -> int:
@@ -496,8 +494,6 @@ def test_many_lives_leave_no_descriptors(world: World) -> None:
     """Twenty deaths and twenty assignments later this process holds what it held before."""
     world.assign(2)
     world.until(lambda: world.crew.serves(1))
-    gc.collect()  # mappings that other tests have left hold a descriptor each
-    gc.collect()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 # a Path would hold one more
     for _ in range(20):
         victim = world.pids()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import pwd
 import signal
@@ -36,7 +35,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root asks which use
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """Hold that neither a descriptor nor a child is left over."""
-    gc.collect()  # what other tests have left to it may hold descriptors
     before = descriptors()
     yield
 
