@@ -151,14 +151,18 @@ def test_who_does_not_read_is_not_read_either(rig: Rig) -> None:
     rig.limit(buffer=65536)
     peer = Peer(rig)
     peer.shake_hands()
-    chunk = peer.client.say(bytes(65536))
-    with contextlib.suppress(BlockingIOError):
-        for _ in range(1000):
-            peer.socket.send(chunk)
-            rig.turn()
-            chunk = peer.client.say(bytes(65536))
-    for _ in range(20):
-        rig.turn()
+    left = b""
+
+    def full() -> bool:
+        nonlocal left
+        left = left or peer.client.say(bytes(65536))
+        try:
+            left = left[peer.socket.send(left) :]
+        except BlockingIOError:
+            return not peer.connection.wants_read
+        return False
+
+    rig.until(full)
     stream: Any = peer.stream
 
     assert not peer.connection.wants_read
