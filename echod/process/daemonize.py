@@ -69,19 +69,21 @@ class Starter:
         self.fd = pipe
 
     def ready(self) -> None:
-        """Let the starter leave with exit code 0."""
-        self._say(0, ())
-
-    def failed(self, error: EchodError) -> None:
-        """Let the starter print the reason and leave with its exit code."""
-        self._say(error.exit_code, error.lines)
-
-    def _say(self, code: int, lines: tuple[str, ...]) -> None:
+        """Let the starter exit with code 0."""
         if self.fd >= 0:
-            with suppress(OSError):  # the starter was interrupted: the daemon goes on
-                os.write(self.fd, orjson.dumps([code, lines]))
+            self._say(0, ())
             os.close(self.fd)
             self.fd = -1
+
+    def failed(self, error: EchodError) -> None:
+        """Let the starter print the reason and exit with its code, once this process has ended and left nothing."""
+        if self.fd >= 0:
+            self._say(error.exit_code, error.lines)
+            self.fd = -1  # the kernel closes it, which is what the starter waits for
+
+    def _say(self, code: int, lines: tuple[str, ...]) -> None:
+        with suppress(OSError):  # the starter was interrupted: the daemon goes on
+            os.write(self.fd, orjson.dumps([code, lines]))
 
 
 def detach(preserve: Collection[int]) -> Starter:

@@ -96,6 +96,7 @@ def test_the_starter_is_told_of_a_failure(
     monkeypatch.setattr(supervisor, "outcome", StartError("no worker could start"))
     with pytest.raises(StartError):
         launch.run(config_file, foreground=False)
+    os.close(writer)  # as the end of the process does
     with os.fdopen(reader) as pipe:
         told = pipe.read()
 
