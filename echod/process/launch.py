@@ -29,6 +29,8 @@ from echod.process.supervisor import Supervisor
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from echod.process.signals import Interruption
+
 
 def run(path: Path | None, *, foreground: bool) -> None:
     """Run the daemon with the file `path`, or the default one, until it is stopped; raise EchodError if it cannot.
@@ -39,9 +41,9 @@ def run(path: Path | None, *, foreground: bool) -> None:
         os.umask(daemonize.UMASK)
     nohup = signal.SIGHUP in signals.reset()
     manager = systemd.manager(os.environ)
-    signals.interrupt()
+    interruption = signals.Interruption()
     try:
-        _start(path, manager, foreground=foreground, nohup=nohup)
+        _start(path, manager, interruption, foreground=foreground, nohup=nohup)
     except EchodError as error:
         manager.failed(error)
         raise
@@ -51,7 +53,9 @@ def run(path: Path | None, *, foreground: bool) -> None:
         manager.close()
 
 
-def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, nohup: bool) -> None:
+def _start(
+    path: Path | None, manager: systemd.Manager, interruption: Interruption, *, foreground: bool, nohup: bool
+) -> None:
     settings.raise_descriptor_limit()
     passed = systemd.passed_sockets(os.environ)
     with ExitStack() as undo:
@@ -74,12 +78,13 @@ def _start(path: Path | None, manager: systemd.Manager, *, foreground: bool, noh
         starter = daemonize.Starter(-1)
         if not foreground:
             starter = daemonize.detach([*directory.filenos(), *board.filenos(), log.sink.fd, *doors.filenos()])
+        signals.hold()  # those that come from now on are the supervisor's
+        interruption.check()
         _live(estate, starter)
 
 
 def _live(estate: Estate, starter: daemonize.Starter) -> None:
     log = estate.log
-    signals.hold()  # whoever knows the pid may send one, and until the supervisor lets go it would kill
     try:
         estate.directory.publish()
         Supervisor(estate, starter.ready).run()

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from echod.errors import StartError
+from echod.process import signals
 
 try:
     import ctypes
@@ -114,9 +115,13 @@ def drop_to(run_as: RunAs | None) -> None:
 def prove(run_as: RunAs | None) -> None:
     """Have a child drop all that a worker will drop, and prove that it may be signalled; raise StartError."""
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if not pid:
-        _rehearse(run_as, ours, theirs)
+    signals.hold()
+    try:
+        pid = os.fork()
+        if not pid:
+            _rehearse(run_as, ours, theirs)
+    finally:
+        signals.let_go()
     theirs.close()
     with ours:  # its end is the child's
         report = ours.recv(_LONGEST_REPORT)
@@ -135,6 +140,7 @@ def prove(run_as: RunAs | None) -> None:
 
 def _rehearse(run_as: RunAs | None, ours: socket.socket, theirs: socket.socket) -> NoReturn:
     try:
+        signals.reset_in_child()
         ours.close()
         report = " "
         try:

@@ -216,7 +216,7 @@ def resolve(question: Question) -> Names:
 def _run_child(question: Question, pipe: int) -> NoReturn:
     try:
         signal.alarm(TIMEOUT)
-        signals.become_resolver()
+        signals.reset_in_child()
         descriptors.close_all_but({pipe})
         with suppress(OSError):  # a name service must not get one of the numbers that the C library prints to
             for _ in range(3):

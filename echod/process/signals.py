@@ -90,10 +90,28 @@ def end_at_once() -> None:
         signal.signal(number, lambda received, _frame: end_by(received))
 
 
-def interrupt() -> None:
-    """Let the first signal of ENDING raise `Interrupted` from now on, so that what a start has made is cleaned up."""
-    for number in ENDING:
-        signal.signal(number, _interrupt)
+class Interruption:
+    """Lets the first signal of ENDING raise `Interrupted` from now on, so that what a start has made is cleaned up.
+
+    Python swallows an exception that is raised while it runs a hook (os.register_at_fork) or a finalizer; `check`
+    raises it again.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        for number in ENDING:
+            signal.signal(number, self._interrupt)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def _interrupt(self, number: int, _frame: FrameType | None) -> NoReturn:
+        self._received = number
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+        raise Interrupted(number)
 
 
 def end_by(number: int) -> NoReturn:
@@ -102,12 +120,6 @@ def end_by(number: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     os._exit(128 + number)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    for each in ENDING:
-        signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
-    raise Interrupted(number)
 
 
 def reset() -> Sequence[int]:
@@ -140,7 +152,7 @@ def become_worker() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def become_resolver() -> None:
+def reset_in_child() -> None:
     """Let what ends a process end this one, and ignore what only asks the supervisor to do something."""
     signal.set_wakeup_fd(-1)
     for number in ACTED_ON:

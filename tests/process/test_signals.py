@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -184,7 +185,7 @@ def test_process_exits_where_no_signal_ends_it(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("number", signals.ENDING)
 def test_interrupt_raises_once(number: signal.Signals) -> None:
     """The first signal raises what no `except Exception` stops; a second does not disturb the cleaning up."""
-    signals.interrupt()
+    interruption = signals.Interruption()
     with pytest.raises(signals.Interrupted) as interrupted:
         signal.raise_signal(number)
     for again in signals.ENDING:
@@ -192,13 +193,33 @@ def test_interrupt_raises_once(number: signal.Signals) -> None:
 
     assert interrupted.value.number == number
     assert not isinstance(interrupted.value, Exception)
+    with pytest.raises(signals.Interrupted):
+        interruption.check()
+
+
+def test_interruption_in_a_finalizer_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that Python swallows is raised again by the next check; without a signal, none is."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    swallowed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", swallowed.append)
+    interruption = signals.Interruption()
+    interruption.check()
+    Finalized()
+
+    assert len(swallowed) == 1
+    with pytest.raises(signals.Interrupted):
+        interruption.check()
 
 
 def test_resolver_is_ended_but_not_commanded() -> None:
     """A lookup ends by TERM, INT and QUIT, and ignores what the whole group is sent for the supervisor."""
     handler = signals.Signals(lambda _number, _now: None)
     signals.hold()
-    signals.become_resolver()
+    signals.reset_in_child()
     ignored = {number for number in signals.ACTED_ON if signal.getsignal(number) is signal.SIG_IGN}
 
     assert ignored == {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}

@@ -280,6 +280,7 @@ class Daemon:
             client.sendall(json.dumps(request).encode() + b"\n")
             with client.makefile() as lines:
                 line = lines.readline()
+                lines.read()  # to the end: then the daemon has closed its side
         answer: dict[str, Any] = json.loads(line or "{}")
         return answer
 
