@@ -3,9 +3,9 @@
 Rules
     A path is taken over only from a socket on which nobody listens any more. What is no socket is never touched.
     Only the path that this process has bound is removed, and only while it still leads to that socket.
-    A path has its final mode and owner before it exists: no later call follows it, since whoever may write to the
-    directory may replace it by a link. The umask sets the mode. An owner is set in a new directory of mode 0700 inside
-    the target, from which the socket is then linked into place, unless something is there by now.
+    A path has its final mode and owner before it exists: no later call follows it, since other users who may write to
+    the directory may replace it by a link. The umask sets the mode. An owner is set in a new directory of mode 0700
+    inside the target, from which the socket is then linked into place, unless something is there by now.
     Abstract names have no path, no mode and no owner; the kernel frees them.
 
 Known limits

@@ -6,7 +6,7 @@ Rules
     A worker without descriptors or memory for what it was told makes room, and is told again with the next heartbeat.
     A worker that breaks a rule is killed and replaced. So is one that answers no heartbeat, one that confirms nothing,
     since a reload would wait for it for ever, and one that keeps the admission lock. Where the supervisor itself did
-    not run on time nobody could have answered, and the count starts again.
+    not run on time no worker could have answered, and the count starts again.
 """
 
 from __future__ import annotations

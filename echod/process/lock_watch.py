@@ -6,7 +6,7 @@ Rules
     A worker waits if its count has risen from look to look. It starts again from 0 when the worker gets the lock, so
     under load no count rises for a second.
     A lock of an open file description has no process id. Who has one is found in /proc/PID/fdinfo (proc(5)).
-    A look that comes late counts for nothing: the supervisor was not on time, so nobody may have been.
+    A look that comes late counts for nothing: when the supervisor was not on time, workers may not have been either.
 
 Known limit: a hostile worker that pretends to wait can have a sibling killed that happens to hold the lock at ten looks
 in a row. That takes a sibling that holds it nearly all the time. A lock of an open file description that a child of a

@@ -89,7 +89,7 @@ def resolve(user: str, group: str) -> RunAs | None:
 
 
 def check(user: str, group: str) -> None:
-    """Refuse what `resolve` refuses a root daemon: whoever checks a file need not be root to do so.
+    """Refuse what `resolve` refuses a daemon of root: a file can be checked by any user.
 
     The keys may also name the caller's own user, as which the daemon runs without root.
     """

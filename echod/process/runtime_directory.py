@@ -224,7 +224,7 @@ class RuntimeDirectory:
         try:
             connection = connect(self.path)
         except StartError:
-            return  # what is there serves nobody who may command this daemon; the lock decides
+            return  # not a server that this user may trust; the lock decides
         if connection:
             with connection:
                 pid, _ = peer_credentials(connection)
