@@ -169,7 +169,10 @@ def _table(status: dict[str, Any]) -> str:
         ("generation", status["generation"]),
         ("workers", " ".join(f"{worker['pid']}{' (retiring)' * worker['retiring']}" for worker in status["workers"])),
         *(
-            (f"listener {listener['name']}", f"{listener['transport']} {' '.join(listener['bound'])}")
+            (
+                f"listener {listener['name']}",
+                " ".join([listener["transport"], *listener["bound"], *_degraded(listener)]),
+            )
             for listener in status["listeners"]
         ),
         ("connections", ", ".join(f"{count} {what}" for what, count in status["connections"].items())),
@@ -183,6 +186,10 @@ def _table(status: dict[str, Any]) -> str:
     return "\n".join(
         f"{name:<{width}}  {printable(str(value), MAX_SHOWN)}" for name, (_, value) in zip(names, rows, strict=True)
     )
+
+
+def _degraded(listener: dict[str, Any]) -> list[str]:
+    return [f"({', '.join(listener['degraded'])})"] if listener.get("degraded") else []
 
 
 def _last_reload(reload: dict[str, Any]) -> str:

@@ -376,6 +376,14 @@ class ListenerClosed(ListenerEvent):
     name = "listener.closed"
 
 
+class ListenerDegraded(ListenerEvent):
+    """No client reaches a socket any more: its interface or path was removed or replaced. A reload binds it anew."""
+
+    name = "listener.degraded"
+    level = Level.WARNING
+    degradation: str | None = key("echod.degradation")
+
+
 class ListenerRestored(ListenerEvent):
     """A listening socket had been shut down, which only a compromised worker does. It listens again."""
 

@@ -82,13 +82,18 @@ class PathSocket(socket.socket):
             finally:
                 os.unlink(name, dir_fd=private)
 
+    def is_in_place(self) -> bool:
+        """Tell whether the path still leads to this socket."""
+        with suppress(OSError):
+            return self._made is not None and os.path.samestat(self._made, self._path.lstat())
+        return False
+
     def close(self) -> None:
         """Remove the path if it is still this socket's, and close."""
-        if self._made:
+        if self.is_in_place():
             with suppress(OSError):
-                if os.path.samestat(self._made, self._path.lstat()):
-                    self._path.unlink()
-            self._made = None
+                self._path.unlink()
+        self._made = None
         super().close()
 
 

@@ -55,6 +55,9 @@ MEANINGS = {
     "echod.dropped.source_address": "Datagrams from an address that cannot be answered.",
     "echod.dropped.source_port": "Datagrams from a port where another service would answer the answer.",
     "echod.dropped.truncated": "Datagrams that were longer than can be returned.",
+    "echod.degradation": (
+        "Why no client reaches a socket: interface_changed, interface_missing, path_removed or shut_down."
+    ),
     "echod.fault": "True where the listener harms what passes through it, on purpose.",
     "echod.faults": "How it harms.",
     "echod.group": "The group that workers run as.",

@@ -15,12 +15,8 @@ Fails: StartError or ConfigError from `open` says which listener and why.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import select
 import socket
-import struct
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -32,13 +28,15 @@ from echod.events import (
     DropReason,
     FaultsEnabled,
     ListenerClosed,
+    ListenerDegraded,
     ListenerFailed,
     ListenerOpened,
     ListenerRestored,
     ListenerSkipped,
 )
-from echod.net import binding, sockets, udp_options, unix
+from echod.net import binding, socket_health, sockets, udp_options, unix
 from echod.net.caller import Origin
+from echod.net.socket_health import Degradation
 from echod.observe.scoreboard import DROPPED
 from echod.process.channel import MOST_DESCRIPTORS
 from echod.process.status import ListenerStatus
@@ -66,6 +64,10 @@ class Doors:
         """What each socket was bound to: one that is shut down may lose its port."""
         self._lost: set[socket.socket] = set()
         """Those that cannot listen again."""
+        self._degraded: dict[socket.socket, Degradation] = {}
+        """Those that no client reaches, as of the last look."""
+        self._replaced: dict[Identity, tuple[Listener, list[socket.socket]]] = {}
+        """Sockets in whose place `open` has bound new ones, until `close_replaced`."""
         self._drops: dict[socket.socket, int | None] = {}
         """What the kernel had dropped of each UDP socket when it was last asked."""
 
@@ -74,6 +76,7 @@ class Doors:
     ) -> None:
         """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound.
 
+        A listener that is open already gets new sockets; the old ones stay open until `close_replaced`.
         `targets` holds what the names of each of them stand for, by the listener's name. With those of the listeners
         to `keep`, all sockets must fit into one message to a worker. Each of those must listen, or be able to do so
         again.
@@ -96,6 +99,9 @@ class Doors:
                 self._require_listening(name, sock)
             undo.pop_all()
         self._drops |= {sock: udp_options.drops(sock) for found in opened.values() for sock in found if _is_udp(sock)}
+        for listener in listeners:
+            if replaced := self._sockets.get(self._identity(listener)):
+                self._replaced[self._identity(listener)] = (listener, replaced)
         self._sockets |= opened
         self._skipped |= skipped
         self._addresses |= {sock: sock.getsockname() for found in opened.values() for sock in found}
@@ -109,16 +115,41 @@ class Doors:
                     with suppress(OSError):  # it was shut down this very moment: `check_listening` says so
                         sock.listen(listener.backlog)
 
+    def stale(self, listeners: Iterable[Listener]) -> list[Listener]:
+        """Return those of `listeners` that clients would reach again if they were bound anew."""
+        return [
+            listener
+            for listener in listeners
+            if listener.name not in self._inherited
+            for found in [{socket_health.degradation(listener, sock) for _, sock in self.of([listener])}]
+            if any(each and each.needs_new_socket for each in found)
+        ]
+
     def close(self, listeners: Iterable[Listener]) -> None:
-        """Close the sockets of `listeners`."""
+        """Close the sockets of `listeners`, and use those again that were replaced by them."""
         for listener in listeners:
             same = self._identity(listener)
             self._skipped.pop(same, None)
-            for sock in self._sockets.pop(same, []):
-                self._addresses.pop(sock)
-                self._lost.discard(sock)
-                self._drops.pop(sock, None)
-                _close(sock)
+            self._close(self._sockets.pop(same, []))
+            if same in self._replaced:
+                self._sockets[same] = self._replaced.pop(same)[1]
+
+    def close_replaced(self, row: Row, emit: Callable[[Event], None]) -> None:
+        """Close the sockets that `open` has replaced; no worker uses them any more."""
+        for listener, opened in self._replaced.values():
+            for sock in opened:
+                self._count_drops(listener, sock, row, emit)
+                emit(ListenerClosed(**Origin.of(listener, sock).facts()))
+            self._close(opened)
+        self._replaced.clear()
+
+    def _close(self, opened: Iterable[socket.socket]) -> None:
+        for sock in opened:
+            self._addresses.pop(sock)
+            self._lost.discard(sock)
+            self._degraded.pop(sock, None)
+            self._drops.pop(sock, None)
+            socket_health.close(sock)
 
     def count_drops(self, listeners: Iterable[Listener], row: Row, emit: Callable[[Event], None]) -> None:
         """Count in `row`, and emit, the datagrams that the kernel has dropped since the last time.
@@ -127,13 +158,16 @@ class Doors:
         """
         for listener in listeners:
             for _, sock in self.of([listener]):
-                before, now = self._drops.get(sock), udp_options.drops(sock) if _is_udp(sock) else None
-                if before is None or now is None or before == now:
-                    continue
-                self._drops[sock] = now
-                count = (now - before) % 2**32
-                row[DROPPED[DropReason.RECEIVE_BUFFER_FULL]] += count
-                emit(DatagramDropped(**Origin.of(listener, sock).facts(), receive_buffer_full=count))
+                self._count_drops(listener, sock, row, emit)
+
+    def _count_drops(self, listener: Listener, sock: socket.socket, row: Row, emit: Callable[[Event], None]) -> None:
+        before, now = self._drops.get(sock), udp_options.drops(sock) if _is_udp(sock) else None
+        if before is None or now is None or before == now:
+            return
+        self._drops[sock] = now
+        count = (now - before) % 2**32
+        row[DROPPED[DropReason.RECEIVE_BUFFER_FULL]] += count
+        emit(DatagramDropped(**Origin.of(listener, sock).facts(), receive_buffer_full=count))
 
     def retire(self, listeners: Iterable[Listener], row: Row, emit: Callable[[Event], None]) -> None:
         """Count the last drops of `listeners`, emit that they are closed, and close them."""
@@ -143,20 +177,32 @@ class Doors:
 
     def close_all(self) -> None:
         """Close whatever is left, at the end of the process."""
-        for opened in self._sockets.values():
+        for opened in (*self._sockets.values(), *(old for _, old in self._replaced.values())):
             for sock in opened:
-                _close(sock)
+                socket_health.close(sock)
+
+    def check_reachable(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
+        """Emit once for each socket of `listeners` that no client reaches any more; a reload may bind it anew."""
+        for listener in listeners:
+            for _, sock in self.of([listener]) if listener.name not in self._inherited else ():
+                found = socket_health.degradation(listener, sock)
+                if found is None:
+                    self._degraded.pop(sock, None)
+                elif self._degraded.get(sock) != found:
+                    self._degraded[sock] = found
+                    if found is not Degradation.SHUT_DOWN:  # which `check_listening` has told
+                        emit(ListenerDegraded(**Origin.of(listener, sock).facts(), degradation=found))
 
     def check_listening(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
         """Make each socket of `listeners` that was shut down listen again, or emit once that it cannot."""
         for listener in listeners:
             for _, sock in self.of([listener]):
-                if _is_listening(sock):
+                if socket_health.is_listening(sock):
                     continue
                 address, port = sockets.place(self._addresses[sock])
                 where = Origin(listener.name, address, port, sockets.network(sock.family), listener.kind).facts()
                 try:
-                    _listen_again(sock, self._addresses[sock], listener.backlog)
+                    socket_health.listen_again(sock, self._addresses[sock], listener.backlog)
                 except OSError as error:
                     if sock not in self._lost:
                         emit(ListenerFailed(**where, error=sockets.error_name(error)))
@@ -184,6 +230,7 @@ class Doors:
                 address=listener.address,
                 inherited=listener.name in self._inherited,
                 bound=[sockets.text(unix.bound_address(listener, sock)) for _, sock in self.of([listener])],
+                degraded=sorted({self._degraded[sock] for _, sock in self.of([listener]) if sock in self._degraded}),
             )
             for listener in listeners
         ]
@@ -235,44 +282,17 @@ class Doors:
         return plan.identity(listener, self._inherited)
 
     def _require_listening(self, name: str, sock: socket.socket) -> None:
-        if _is_listening(sock):
+        if socket_health.is_listening(sock):
             return
         address = self._addresses[sock]
         try:
-            _listen_again(sock, address, socket.SOMAXCONN)
+            socket_health.listen_again(sock, address, socket.SOMAXCONN)
         except OSError as error:
             raise StartError(
                 f'listener "{name}": {sockets.text(address)}: the socket was shut down and cannot listen again: '
                 f"{error.strerror}; free the address or restart echod",
                 errno=error.errno,
             ) from None
-
-
-def _is_listening(sock: socket.socket) -> bool:
-    """Tell whether a stream socket takes connections; true for others."""
-    if sock.type != socket.SOCK_STREAM:
-        return True
-    poll = select.poll()
-    poll.register(sock, select.POLLRDHUP)  # what a Unix socket shows that was shut down: it counts as listening
-    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) and not poll.poll(0)
-
-
-def _listen_again(sock: socket.socket, address: Address, backlog: int) -> None:
-    if sock.family == socket.AF_UNIX:  # which is bound for ever, and only seems to listen
-        raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
-    try:
-        sock.bind(address)  # a port that the kernel had chosen is lost, though getsockname(2) still says it
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.EACCES}:  # it is bound still; without the right to do that, too
-            raise
-    sock.listen(backlog)
-
-
-def _close(sock: socket.socket) -> None:
-    # A worker may have connected it, with bytes to send and SO_LINGER: the last one to close it would wait for them.
-    with suppress(OSError):  # closed already
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-    sock.close()
 
 
 def _is_udp(sock: socket.socket) -> bool:

@@ -49,6 +49,7 @@ class Housekeeping(Timer):
         self._restore_runtime_directory()
         doors, listeners = self._estate.doors, self._estate.settings.config.doors
         doors.check_listening(listeners, self._emit)
+        doors.check_reachable(listeners, self._emit)
         doors.count_drops(listeners, self._estate.board.row(0), self._emit)
         self.start(now)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from echod.config.plan import Plan, plan
@@ -83,10 +83,16 @@ class Prepared:
     """A descriptor of the new log, or None when the log stays where it is."""
 
 
-def draft(current: Settings, reactor: Reactor) -> Draft:
-    """Read the configuration again and let `reactor` wait for the names of new listeners."""
+def draft(current: Settings, doors: Doors, reactor: Reactor) -> Draft:
+    """Read the configuration again and let `reactor` wait for the names of the listeners that are bound."""
     new = current.again()
     changes = plan(current.config, new.config, new.inherited)
+    stale = doors.stale(changes.keep)
+    changes = replace(
+        changes,
+        bind=(*changes.bind, *stale),
+        keep=tuple(listener for listener in changes.keep if listener not in stale),
+    )
     question = Question(tuple(listener for listener in changes.bind if listener.name not in new.inherited))
     resolver = Resolver(question) if question.needs_name_service else None
     if resolver:

@@ -77,7 +77,7 @@ class Reloader:
         self._clients, self._next_clients = self._next_clients, []
         self._host.enter(Phase.RELOADING)
         try:
-            self._draft = reload.draft(self._estate.settings, self._reactor)
+            self._draft = reload.draft(self._estate.settings, self._estate.doors, self._reactor)
         except EchodError as error:
             self._refuse(error, now)
         else:
@@ -126,7 +126,9 @@ class Reloader:
 
     def _complete(self, prepared: reload.Prepared, now: float) -> None:
         self._prepared = None
-        self._estate.doors.retire(prepared.plan.release, self._estate.board.row(0), self._emit)
+        row = self._estate.board.row(0)
+        self._estate.doors.retire(prepared.plan.release, row, self._emit)
+        self._estate.doors.close_replaced(row, self._emit)
         report = self._end(None)
         self._emit(reports.config(self._estate, self.generation))
         self._emit(reload.completed(prepared, report, self.generation))

@@ -42,6 +42,8 @@ class ListenerStatus(StatusTable):
     """Whether its sockets were passed by systemd."""
     bound: list[str]
     """The address of each socket, HOST:PORT or a path."""
+    degraded: list[str] = []
+    """Why clients do not reach a socket: interface_changed, interface_missing, path_removed or shut_down."""
 
 
 class WorkerStatus(StatusTable):

@@ -36,7 +36,7 @@ def doors(gathered: Settings) -> Iterator[Doors]:
 @pytest.fixture
 def prepare(gathered: Settings, doors: Doors, reactor: Reactor) -> Prepare:
     """Give both steps of a reload whose names need no lookup."""
-    return lambda: reload.prepare(reload.draft(gathered, reactor), gathered, doors)
+    return lambda: reload.prepare(reload.draft(gathered, doors, reactor), gathered, doors)
 
 
 def descriptors() -> int:

@@ -74,6 +74,17 @@ class Network:
         done = _ip("-n", self._names["server"], "address", "add", address, "dev", "lo")
         assert not done.returncode, f"address {address}: {done.stderr}"
 
+    def make_interface(self, name: str) -> None:
+        """Give the server's end an interface that leads nowhere, with a new index."""
+        for step in (f"link add {name} type veth peer name {name}-peer", f"link set {name} up"):
+            done = _ip("-n", self._names["server"], *step.split())
+            assert not done.returncode, f"ip {step}: {done.stderr}"
+
+    def remove_interface(self, name: str) -> None:
+        """Remove an interface of the server's end."""
+        done = _ip("-n", self._names["server"], "link", "delete", name)
+        assert not done.returncode, f"delete {name}: {done.stderr}"
+
     def shrink(self, mtu: int) -> None:
         """Let the client's end take packets of at most `mtu` bytes; longer ones vanish without a word of ICMP."""
         done = _ip("-n", self._names["client"], "link", "set", "cable", "mtu", str(mtu))

@@ -271,3 +271,23 @@ def test_a_loop_that_no_port_list_stops_is_held_to_the_rate(start: Starter, netw
 def dropped(*daemons: Daemon) -> int:
     """Return how many datagrams were over the rate of any of these."""
     return sum(counted(daemon, "over_rate") for daemon in daemons)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_reload_binds_to_an_interface_that_was_made_again(start: Starter, network: Network, kind: str) -> None:
+    """An interface with a new index makes a socket deaf: that is told once and shown, and a reload binds anew."""
+    listener = {"name": "echo", "kind": kind, "address": "0.0.0.0:7007", "interface": "wg0"}
+    with network.server():
+        network.make_interface("wg0")
+        daemon = start(listeners=[listener], expect=["listener.degraded"])
+        network.remove_interface("wg0")
+        missing = daemon.wait_for("listener.degraded")["echod.degradation"]
+        network.make_interface("wg0")
+        changed = daemon.wait_for("listener.degraded", count=2)["echod.degradation"]
+        shown = daemon.state()["listeners"][0]["degraded"]
+        daemon.reload()
+        daemon.wait_for("listener.opened", count=2)
+        wait_until(lambda: not daemon.state()["listeners"][0]["degraded"], what="a listener that is reached")
+
+    assert (missing, changed, shown) == ("interface_missing", "interface_changed", ["interface_changed"])
+    assert len(daemon.records("listener.degraded")) == 2

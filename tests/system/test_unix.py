@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import stat
-from signal import SIGKILL, SIGTERM
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,3 +194,53 @@ def test_whatever_a_client_is_called(start: Starter, tmp_path: Path) -> None:
 
     assert worker == daemon.workers()
     assert {"plain", "::ffff:10.0.0.9", "10.0.0.9", "\\xff\\xfe"} == shown
+
+
+def test_reload_makes_a_removed_path_again(start: Starter, tmp_path: Path) -> None:
+    """A path that another program has removed is told once, shown by `status`, and made again by a reload.
+
+    The connection that was open goes on, and so does a client that waited in the queue of the old socket.
+    """
+    path = tmp_path / "echo.sock"
+    daemon = start(listeners=[{"name": "door", "kind": "unix", "address": str(path)}], expect=["listener.degraded"])
+    with socket.socket(socket.AF_UNIX) as before, socket.socket(socket.AF_UNIX) as waiting:
+        before.connect(str(path))
+        ping(before)
+        (worker,) = daemon.workers()
+        os.kill(worker, SIGSTOP)
+        waiting.connect(str(path))
+        path.unlink()
+        told = daemon.wait_for("listener.degraded")
+        shown = daemon.state()["listeners"][0]["degraded"]
+        daemon.signal(SIGHUP)
+        os.kill(worker, SIGCONT)
+        daemon.wait_for("reload.completed")
+        ping(before)
+        ping(waiting)
+        with socket.socket(socket.AF_UNIX) as after:
+            after.connect(str(path))
+            ping(after)
+
+    assert told["echod.degradation"] == "path_removed"
+    assert (shown, daemon.state()["listeners"][0]["degraded"]) == (["path_removed"], [])
+    assert len(daemon.records("listener.degraded")) == 1
+    assert len(daemon.records("listener.closed")) == 1
+    daemon.stop()
+    assert not path.exists()
+
+
+def test_rejected_reload_keeps_the_socket_of_a_removed_path(start: Starter, tmp_path: Path) -> None:
+    """When another part of the reload fails, the old socket stays as it was, and no path is left behind."""
+    path = tmp_path / "echo.sock"
+    listeners = [{"name": "door", "kind": "unix", "address": str(path)}]
+    daemon = start(listeners=listeners, expect=["listener.degraded", "reload.refused"])
+    before = daemon.descriptors()
+    path.unlink()
+    daemon.reload(ok=False, listener=[*listeners, {"name": "other", "kind": "tcp", "address": "192.0.2.77:7"}])
+    assert not path.exists()
+    assert daemon.descriptors() == before
+    daemon.reload(listener=listeners)
+    with socket.socket(socket.AF_UNIX) as after:
+        after.connect(str(path))
+        ping(after)
+    assert sum(daemon.descriptors().values()) == sum(before.values())
