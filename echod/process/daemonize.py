@@ -96,7 +96,7 @@ def detach(preserve: Collection[int]) -> Starter:
     if os.fork():
         os.close(writer)
         _wait(reader)
-    signals.let_go()
+    signals.defer()
     descriptors.close_all_but({0, 1, 2, null, writer, *preserve})
     starter = Starter(writer)
     try:

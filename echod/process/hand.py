@@ -175,15 +175,14 @@ class Hand(Handler):
 def fork(live: Callable[[WorkerChannel, Row], NoReturn], row: Row, now: float, log_serial: int) -> Hand:
     """Fork a worker that calls `live` and never returns; raise OSError without enough processes or descriptors."""
     ours, theirs = messages.pair()
-    signals.hold()
     try:
-        pid = os.fork()
-        if not pid:
-            live(theirs, row)
+        with signals.held():
+            pid = os.fork()
+            if not pid:
+                live(theirs, row)
     except OSError:
         ours.close()
         raise
     finally:
-        signals.let_go()
         theirs.close()
     return Hand(ours, row, pid, now, log_serial)

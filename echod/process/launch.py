@@ -40,6 +40,7 @@ def run(path: Path | None, *, foreground: bool) -> None:
     if not foreground:
         os.umask(daemonize.UMASK)
     nohup = signal.SIGHUP in signals.reset()
+    signals.defer()
     manager = systemd.manager(os.environ)
     interruption = signals.Interruption()
     try:

@@ -115,13 +115,10 @@ def drop_to(run_as: RunAs | None) -> None:
 def prove(run_as: RunAs | None) -> None:
     """Have a child drop all that a worker will drop, and prove that it may be signalled; raise StartError."""
     ours, theirs = socket.socketpair()
-    signals.hold()
-    try:
+    with signals.held():
         pid = os.fork()
         if not pid:
             _rehearse(run_as, ours, theirs)
-    finally:
-        signals.let_go()
     theirs.close()
     with ours:  # its end is the child's
         report = ours.recv(_LONGEST_REPORT)

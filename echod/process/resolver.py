@@ -130,16 +130,14 @@ class Resolver(Handler):
         """Fork the child; raise StartError when there may be no more processes."""
         self._started = time.monotonic()
         self.deadline = self._started + TIMEOUT + KILL_DELAY
-        signals.hold()
         try:
-            self.pid = os.fork()
-            if not self.pid:
-                _run_child(self._question, self._writer)
+            with signals.held():
+                self.pid = os.fork()
+                if not self.pid:
+                    _run_child(self._question, self._writer)
         except OSError as error:
             self.close()
             raise StartError(f"no process to look up names: {error.strerror}", errno=error.errno) from None
-        finally:
-            signals.let_go()
         os.close(self._writer)
         self._writer = -1
 

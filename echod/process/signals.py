@@ -12,17 +12,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from echod.net.reactor import Handler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """The signals that end a start at once."""
+
+DEFERRED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""The signals that come too early during a start, and are held back until the supervisor acts on them."""
 
 ACTED_ON = (
     signal.SIGTERM,
@@ -171,8 +174,23 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def defer() -> None:
+    """Hold DEFERRED back, and let all others through."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, DEFERRED)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold all signals back around a fork, so that the child never runs its parent's handlers."""
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def hold() -> None:
-    """Hold all signals back around a fork, so that the child never runs its parent's handlers; ends with `let_go`."""
+    """Hold all signals back, until `let_go`."""
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
 
 

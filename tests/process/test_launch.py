@@ -40,7 +40,7 @@ class FakeSupervisor:
 @pytest.fixture(autouse=True)
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> type[FakeSupervisor]:
     """Put the fake in place, and leave this process's signals and limits alone."""
-    for change in ("reset", "hold", "let_go", "ignore"):
+    for change in ("reset", "defer", "hold", "let_go", "ignore"):
         monkeypatch.setattr(signals, change, list)
     monkeypatch.setattr(signals, "ENDING", ())
     monkeypatch.setattr(settings, "raise_descriptor_limit", lambda: None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import time
-from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -256,3 +257,22 @@ def test_start_is_refused_when_name_server_is_silent(servers: NameServers, tmp_p
     assert output == f"echod: {TOO_SLOW}\n"
     assert process.returncode == 1
     assert list(daemon.runtime.glob("*")) == []
+
+
+@pytest.mark.parametrize("prefix", [[], ["nohup"]], ids=["plain", "nohup"])
+def test_signals_for_the_supervisor_wait_for_the_start(tmp_path: Path, servers: NameServers, prefix: list[str]) -> None:
+    """HUP, USR1 and USR2 while a name server is waited for neither end the start nor are lost."""
+    log = tmp_path / "log"
+    daemon = Daemon(tmp_path, listeners=[NAMED], log={"file": str(log)})
+    with begin_start(daemon, [*prefix, *servers.prefix]) as process:
+        assert servers.wait_asked() == "echo.example"
+        for number in (SIGHUP, SIGUSR1, SIGUSR2):
+            process.send_signal(number)
+        servers.answer("127.0.0.1")
+        wait_until(lambda: daemon.state().get("reload", {}).get("outcome") == "ok", what="the reload")
+        events = {json.loads(line)["event"] for line in log.read_text().splitlines()}
+        daemon.control({"command": "stop"})
+        process.communicate(timeout=10 * SCALE)
+
+    assert process.returncode == 0
+    assert {"log.reopened", "status.reported", "reload.completed"} <= events
