@@ -152,7 +152,7 @@ install-socket: ## install echod.socket, which listens on port 7 for the service
 	umask 022; $(INSTALL) -d $(DESTDIR)$(unitdir)/echod.service.d
 	$(INSTALL_DATA) systemd/echod.socket $(DESTDIR)$(unitdir)
 	$(INSTALL_DATA) systemd/echod.service.d/socket.conf $(DESTDIR)$(unitdir)/echod.service.d
-	$(if $(DESTDIR),,@echo 'Now: systemctl daemon-reload && systemctl enable --now echod.socket')
+	$(if $(DESTDIR),,@echo 'Now: systemctl daemon-reload && systemctl disable --now echod && systemctl enable --now echod.socket')
 
 uninstall: ## remove all that was installed but the configuration
 	rm -rf $(TREE) $(DESTDIR)$(docdir)

@@ -10,27 +10,28 @@ Rules
     The kernel decides who connects: the socket has mode 0600. SO_PEERCRED is the second look: root, or the user that
     the supervisor runs as. Workers of a daemon started as root run as another user and have no access.
     Nothing that a client does takes much: at most 16 connections, of which a new one replaces the oldest that has not
-    sent its request; a request has 4 KiB and 5 s, and the answer 5 s to be read.
+    sent its request, and of which 12 may wait; a request has 4 KiB and 5 s, and the answer 5 s to be read.
     Unknown keys are ignored, so that commands of another version work.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from echod.errors import StartError
 from echod.events import ControlRejected
 from echod.net.poller import READABLE
 from echod.net.reactor import Handler
 from echod.process import control_connection
-from echod.process.control_connection import ControlConnection
+from echod.process.control_connection import ControlConnection, encode
 from echod.process.control_endpoint import peer_credentials
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from echod.events import Event
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from echod.process.control_connection import Request
 
 MAX_CONNECTIONS = 16
+
+MAX_WAITING = 12
+"""Connections whose requests wait for an answer, or for the end of the process: the others stay for `stop --now`."""
 
 ACCEPTS_PER_TURN = 32
 """A flood of connections must not keep the supervisor from its workers."""
@@ -49,7 +53,7 @@ ACCEPT_BACKOFF = 0.1
 class ControlSocket(Handler):
     """Accepts control connections."""
 
-    __slots__ = ("_connections", "_emit", "_on_request", "_reactor", "socket")
+    __slots__ = ("_connections", "_emit", "_handle", "_reactor", "socket")
 
     def __init__(
         self,
@@ -62,7 +66,7 @@ class ControlSocket(Handler):
         super().__init__(listening.fileno())
         self.socket = listening
         self._reactor = reactor
-        self._on_request = on_request
+        self._handle = on_request
         self._emit = emit
         self._connections: list[ControlConnection] = []
 
@@ -94,7 +98,7 @@ class ControlSocket(Handler):
 
     def move_to(self, listening: socket.socket) -> ControlSocket:
         """Return a handler for `listening`, with the connections of this one, which ends."""
-        moved = ControlSocket(listening, self._reactor, self._on_request, self._emit)
+        moved = ControlSocket(listening, self._reactor, self._handle, self._emit)
         moved._connections = self._connections  # of the same class
         self.retire()
         self._reactor.touch(self)
@@ -120,8 +124,17 @@ class ControlSocket(Handler):
         self._connections.append(accepted)
         self._reactor.adopt(accepted)
 
+    def _on_request(self, connection: ControlConnection, request: Request) -> None:
+        waiting = sum(other.requested and not other.peer_is_gone() for other in self._live())
+        if request.waits and waiting > MAX_WAITING:
+            connection.refuse(StartError("too many commands wait already; try without --wait"), self._reactor.now)
+        else:
+            self._handle(connection, request)
+
     def _reject(self, connection: socket.socket, reason: str, pid: int, uid: int) -> None:
-        connection.close()
+        with connection, suppress(OSError):
+            error = f"the daemon has refused the connection: {reason.replace('_', ' ')} (user {uid})"
+            connection.send(encode({"ok": False, "errors": [error], "exit_code": 1}), socket.MSG_DONTWAIT)
         self._emit(ControlRejected(reason=reason, pid=pid, uid=uid))
 
     def _live(self) -> list[ControlConnection]:

@@ -36,6 +36,9 @@ MAX_ANSWER = 1024 * 1024
 
 MAX_ERRORS = 1000
 
+SEND_TRIES = 5
+"""How often a request is sent to a daemon that closes the connection meanwhile."""
+
 
 class NoAnswerError(StartError):
     """The daemon accepts connections and does not answer."""
@@ -44,53 +47,54 @@ class NoAnswerError(StartError):
         super().__init__(f"running (pid {pid}) but not answering" if pid else "running but not answering")
 
 
+class ClosedError(StartError):
+    """The daemon has closed the connection without an answer."""
+
+
 def reload(path: Path | None, *, wait: bool) -> None:
     """Make the daemon reload; with `wait` return only once the new configuration serves."""
-    with _connect(path) as daemon:
-        _send(daemon, command="reload", wait=wait)
-        while True:
-            try:
-                _check(_receive(daemon, "reload"))
-            except NoAnswerError:
-                if not wait:
-                    raise
-                status(path)  # raises the same where the daemon hangs
-            else:
-                return
+    with _request(path, command="reload", wait=wait) as daemon:
+        if wait:
+            _await(daemon, "reload", path)
+        else:
+            _check(_receive(daemon, "reload"))
 
 
 def stop(path: Path | None, *, wait: bool) -> None:
     """Make the daemon drain its connections and exit; with `wait` return only once it has."""
-    with _connect(path) as daemon:
-        _send(daemon, command="stop", wait=wait)
-        _check(_receive(daemon, "stop"))
+    with _request(path, command="stop", wait=wait) as daemon:
+        try:
+            _check(_receive(daemon, "stop"))
+        except ClosedError:
+            if _is_running(path):
+                raise
         if wait:
             _wait_for_end(daemon)
 
 
 def stop_now(path: Path | None, *, wait: bool) -> None:
     """Make the daemon exit at once, and kill it where it does not answer; with `wait` return only once it has ended."""
-    with _connect(path) as daemon:
-        _send(daemon, command="stop", wait=wait, now=True)
+    with _request(path, command="stop", wait=wait, now=True) as daemon:
         try:
             _check(_receive(daemon, "stop"))
         except NoAnswerError:
             _kill(daemon)
+        except ClosedError:
+            if _is_running(path):
+                raise
         if wait:
             _wait_for_end(daemon)
 
 
 def reopen(path: Path | None) -> None:
     """Make the daemon open its log file anew; return once every process writes to the new file."""
-    with _connect(path) as daemon:
-        _send(daemon, command="reopen")
-        _check(_receive(daemon, "reopen"))
+    with _request(path, command="reopen") as daemon:
+        _await(daemon, "reopen", path)
 
 
 def status(path: Path | None) -> dict[str, Any]:
     """Return the document of `echod.process.status`, as far as the daemon's version has it."""
-    with _connect(path) as daemon:
-        _send(daemon, command="status")
+    with _request(path, command="status") as daemon:
         document = _check(_receive(daemon, "status")).get("status")
     if not isinstance(document, dict):
         raise StartError("the daemon's answer holds no status")
@@ -103,6 +107,9 @@ def _connect(path: Path | None) -> socket.socket:
         connection = control_endpoint.connect(directory)
         if connection:
             return connection
+    for directory in places:
+        if lock := control_endpoint.lock_of_starting(directory):
+            raise StartError(f"a daemon is starting or ending and takes no commands ({lock} is locked); try again")
     raise NotRunningError(f"not running (no daemon at {' or '.join(str(place / SOCKET_FILE) for place in places)})")
 
 
@@ -117,10 +124,30 @@ def _places(path: Path | None) -> list[Path]:
     return [Path(configured)] if configured else control_endpoint.default_places()
 
 
-def _send(daemon: socket.socket, **request: object) -> None:
+def _request(path: Path | None, **request: object) -> socket.socket:
+    """Return a connection over which the request was sent.
+
+    A daemon that is flooded may close a connection before its request has arrived, so that is tried again. The last one
+    may hold a line that says why.
+    """
+    line = orjson.dumps({"format": FORMAT} | request, option=orjson.OPT_APPEND_NEWLINE)
+    for _ in range(SEND_TRIES - 1):
+        daemon = _connect(path)
+        if _send(daemon, line):
+            return daemon
+        daemon.close()
+    daemon = _connect(path)
+    _send(daemon, line)
+    return daemon
+
+
+def _send(daemon: socket.socket, line: bytes) -> bool:
     daemon.settimeout(ANSWER_TIMEOUT)
-    with suppress(OSError):  # a daemon that has closed the connection may have said why
-        daemon.sendall(orjson.dumps({"format": FORMAT} | request, option=orjson.OPT_APPEND_NEWLINE))
+    try:
+        daemon.sendall(line)
+    except OSError:
+        return False
+    return True
 
 
 def _receive(daemon: socket.socket, command: str) -> bytes:
@@ -137,7 +164,7 @@ def _receive(daemon: socket.socket, command: str) -> bytes:
         except OSError:
             data = b""
         if not data:
-            raise StartError(f"the daemon has closed the connection before it answered the {command}; its log says why")
+            raise ClosedError(f"the daemon has ended before it answered the {command}; its log says why")
         line += data
         if len(line) > MAX_ANSWER:
             raise StartError(f"the daemon's answer is longer than {MAX_ANSWER} bytes")
@@ -158,6 +185,25 @@ def _check(line: bytes) -> dict[str, Any]:
         kind = ConfigError if answer.get("exit_code") == ConfigError.exit_code else StartError
         raise kind(*(lines or ["the daemon has refused the request and does not say why"]))
     return answer
+
+
+def _await(daemon: socket.socket, command: str, path: Path | None) -> None:
+    """Wait for an answer that may come late, for as long as the daemon answers others meanwhile."""
+    while True:
+        try:
+            _check(_receive(daemon, command))
+        except NoAnswerError:
+            status(path)  # raises the same where the daemon hangs
+        else:
+            return
+
+
+def _is_running(path: Path | None) -> bool:
+    try:
+        _connect(path).close()
+    except NotRunningError:
+        return False
+    return True
 
 
 def _wait_for_end(daemon: socket.socket) -> None:

@@ -49,6 +49,11 @@ class Request:
     wait: bool
     now: bool
 
+    @property
+    def waits(self) -> bool:
+        """Whether the answer may come late."""
+        return self.wait or self.command == "reopen"
+
 
 class ControlConnection(Handler):
     """One client: its request, and the answer to it."""
@@ -182,11 +187,16 @@ class ControlConnection(Handler):
     def _answer(self, fields: dict[str, Any], now: float) -> None:
         if self.done:
             return
-        about = {"format": FORMAT, "pid": os.getpid(), "version": echod.__version__}
-        self._unsent = orjson.dumps(about | fields, option=orjson.OPT_APPEND_NEWLINE)
+        self._unsent = encode(fields)
         self.deadline = now + REQUEST_TIMEOUT
         self.on_writable(now)
         self._reactor.touch(self)
+
+
+def encode(fields: dict[str, Any]) -> bytes:
+    """Return the line of an answer."""
+    about = {"format": FORMAT, "pid": os.getpid(), "version": echod.__version__}
+    return orjson.dumps(about | fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _parse(line: bytes) -> Request | None:

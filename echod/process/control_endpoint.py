@@ -10,6 +10,7 @@ Fails: StartError when a daemon may not be reached, or should not be trusted.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from echod.errors import StartError
 
+LOCK_FILE = "echod.lock"
 SOCKET_FILE = "control.sock"
 
 CONNECT_TIMEOUT = 5
@@ -63,6 +65,22 @@ def connect(directory: Path) -> socket.socket | None:
             connection.close()
             raise StartError(f"{path}: served by user {uid}, who is neither root nor the owner of {directory}")
     return connection
+
+
+def lock_of_starting(directory: Path) -> Path | None:
+    """Return the lock of `directory` while a daemon holds it: one that does not listen yet is starting."""
+    path = directory / LOCK_FILE
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None  # there is none, or it is another user's
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for an instant: a start tries for longer than that
+    except BlockingIOError:
+        return path
+    finally:
+        os.close(fd)
+    return None
 
 
 def peer_credentials(connection: socket.socket) -> tuple[int, int]:

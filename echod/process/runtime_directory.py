@@ -31,12 +31,18 @@ from time import sleep
 from typing import TYPE_CHECKING
 
 from echod.errors import StartError
-from echod.process.control_endpoint import SOCKET_FILE, connect, default_places, peer_credentials, user_directory
+from echod.process.control_endpoint import (
+    LOCK_FILE,
+    SOCKET_FILE,
+    connect,
+    default_places,
+    peer_credentials,
+    user_directory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LOCK_FILE = "echod.lock"
 PID_FILE = "echod.pid"
 
 BACKLOG = 64
@@ -106,7 +112,7 @@ class RuntimeDirectory:
                 self._try(name, make)
                 made.append(name)
             elif not os.path.samestat(found, self._own[name]):
-                raise StartError(f"{self.path / name}: another daemon has made it; stop one of the two")
+                raise StartError(f"{self.path / name}: another program has made it; remove it or stop that daemon")
         return made
 
     def release(self) -> None:
@@ -267,7 +273,8 @@ def _open_directory(path: Path, mode: int) -> int:
         is_new = _make_directory(path)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except NotADirectoryError:
-        raise StartError(f"runtime directory {path}: not a directory") from None
+        kind = "a symbolic link; name the directory itself" if path.is_symlink() else "not a directory"
+        raise StartError(f"runtime directory {path}: {kind}") from None
     except OSError as error:
         raise StartError(f"runtime directory {path}: {error.strerror}", errno=error.errno) from None
     try:

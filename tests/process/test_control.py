@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from echod.process import control
-from echod.process.control import MAX_CONNECTIONS
+from echod.process.control import MAX_CONNECTIONS, MAX_WAITING
 from tests.process.control_server import Server, answer, open_count
 
 if TYPE_CHECKING:
@@ -30,20 +30,40 @@ def test_new_connection_replaces_oldest_without_request(server: Server, turn: An
         other.close()
 
 
-def test_connection_is_refused_when_all_wait_for_answers(server: Server, turn: Any, recorder: Recorder) -> None:
-    """Clients with a request keep their places, until one of them has gone."""
-    waiting = [server.client(b'{"command": "reload", "wait": true}\n') for _ in range(MAX_CONNECTIONS)]
-    turn(server.reactor, lambda: server.received() == MAX_CONNECTIONS)
-    refused = server.client()
-    turn(server.reactor, lambda: recorder.events[-1].name == "control.rejected")
+def test_commands_get_through_when_many_wait(server: Server, turn: Any) -> None:
+    """Waiting clients take 12 places; one more is told so, and what does not wait is served."""
+    waiting = [server.client(b'{"command": "reload", "wait": true}\n') for _ in range(MAX_WAITING)]
+    turn(server.reactor, lambda: server.received() == MAX_WAITING)
+    refused = server.client(b'{"command": "stop", "wait": true}\n')
+    status = server.client(b'{"command": "status"}\n')
+    turn(server.reactor, lambda: server.received() > MAX_WAITING)
+    turn(server.reactor, lambda: open_count(server.reactor) == MAX_WAITING)
 
-    assert b"" == refused.recv(1)
-    assert "too_many_connections" == vars(recorder.events[-1])["reason"]
+    said = answer(refused)
+    assert (["too many commands wait already; try without --wait"], 1) == (said["errors"], said["exit_code"])
+    assert answer(status)["ok"]
     waiting[3].close()
-    client = server.client(b'{"command":"status"}\n')
-    turn(server.reactor, lambda: server.received() > MAX_CONNECTIONS)
-    assert answer(client)["ok"]
-    for other in (*waiting, refused):
+    waiting.append(server.client(b'{"command": "reopen"}\n'))
+    turn(server.reactor, lambda: server.requests[-1][1].command == "reopen")
+    for other in waiting:
+        other.close()
+
+
+def test_connection_over_the_limit_is_told(
+    server: Server, turn: Any, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When no connection can make room, a new one gets a line that says why."""
+    monkeypatch.setattr(control, "MAX_CONNECTIONS", 2)
+    waiting = [server.client(b'{"command": "reload", "wait": true}\n') for _ in range(2)]
+    turn(server.reactor, lambda: server.received() == 2)
+    client = server.client()
+    turn(server.reactor, lambda: recorder.events[-1].name == "control.rejected")
+    refused = answer(client)
+
+    assert (False, 1) == (refused["ok"], refused["exit_code"])
+    assert "too many connections" in refused["errors"][0]
+    assert "too_many_connections" == vars(recorder.events[-1])["reason"]
+    for other in waiting:
         other.close()
 
 

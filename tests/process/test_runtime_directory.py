@@ -13,8 +13,8 @@ import pytest
 
 from echod.errors import StartError
 from echod.process import control_endpoint, runtime_directory
-from echod.process.control_endpoint import SOCKET_FILE
-from echod.process.runtime_directory import LOCK_FILE, PID_FILE, RuntimeDirectory
+from echod.process.control_endpoint import LOCK_FILE, SOCKET_FILE
+from echod.process.runtime_directory import PID_FILE, RuntimeDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -265,7 +265,7 @@ def test_restore_leaves_file_of_another_daemon(held: Directory, name: str) -> No
     """A file that another program has made under one's name is neither replaced nor removed."""
     (held.path / name).unlink()
     (held.path / name).write_text("theirs")
-    with pytest.raises(StartError, match=re.escape(f"{held.path / name}: another daemon has made it")):
+    with pytest.raises(StartError, match=re.escape(f"{held.path / name}: another program has made it")):
         held.restore()
     held.release()
 
@@ -312,7 +312,7 @@ def test_directory_of_user_is_private(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ("file", "not a directory"),
         ("file/below", "not a directory"),
-        ("link", "not a directory"),
+        ("link", "a symbolic link; name the directory itself"),
         ("open", 'others may write to it (mode 0777); run "chmod 0755 '),
         ("group", 'others may write to it (mode 0775); run "chmod 0755 '),
     ],

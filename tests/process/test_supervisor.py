@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from echod.errors import EchodError, NotRunningError
+from echod.errors import EchodError, NotRunningError, StartError
 from echod.process import control_client, launch, worker
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Forked:
         """Return the status; empty when there is no daemon."""
         try:
             return control_client.status(self.config)
-        except NotRunningError:
+        except (NotRunningError, StartError):  # not yet, or no more
             return {}
 
     def events(self) -> list[str]:

@@ -255,7 +255,7 @@ def test_of_many_starts_at_once_one_wins(make: Callable[..., Daemon], size: Size
         ("file/run", "not a directory"),
         ("file", "not a directory"),
         ("open", "others may write to it (mode 0777); run "),
-        ("link", "not a directory"),
+        ("link", "a symbolic link; name the directory itself"),
         ("/proc/echod", "No such file or directory"),
         pytest.param(
             "closed/run",
