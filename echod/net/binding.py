@@ -9,10 +9,12 @@ OSError as the kernel gave it.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echod.errors import ConfigError, StartError
@@ -35,6 +37,7 @@ _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
 _IP_PKTINFO = 8
 _IP_FREEBIND = 15  # ip(7); the socket module does not name them
 _IPV6_FREEBIND = 78  # linux/in6.h
+_IFA_F_TENTATIVE = 0x40  # linux/if_addr.h
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7)
 
 
@@ -72,7 +75,8 @@ def resolve(listener: Listener) -> BindTarget:
     try:
         found: list[Any] = socket.getaddrinfo(host, wanted.port, type=_TYPES[listener.kind], flags=flags)
     except OSError as error:  # gaierror is one
-        raise StartError(f'listener "{listener.name}": {wanted}: {error.strerror}') from None
+        reason = _missing_zone(wanted) or error.strerror
+        raise StartError(f'listener "{listener.name}": {wanted}: {reason}') from None
     return BindTarget(tuple(dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found)), (-1, -1))
 
 
@@ -213,12 +217,41 @@ def _set_buffer(sock: socket.socket, size: int, option: int, force: int) -> None
         sock.setsockopt(socket.SOL_SOCKET, option, size)  # the kernel clamps it, and says nothing
 
 
+def _missing_zone(wanted: address.Address) -> str:
+    """Return what is wrong with the interface that the zone of a link-local address names, "" for nothing."""
+    zone = wanted.host.partition("%")[2]
+    try:
+        if zone and not zone.isdigit():
+            socket.if_nametoindex(zone)
+    except OSError:
+        return f'there is no interface "{zone}"; make it first, since not even free_bind can do without its index'
+    return ""
+
+
+def _is_tentative(wanted: address.Address) -> bool:
+    """Tell whether the kernel has not yet found an IPv6 address to be no duplicate (RFC 4862 §5.4)."""
+    if not isinstance(wanted.ip, ipaddress.IPv6Address):
+        return False
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()  # address, index, length, scope, flags, name
+    except OSError:
+        return False
+    return any(
+        address == wanted.ip.packed.hex() and int(flags, 16) & _IFA_F_TENTATIVE
+        for address, _, _, _, flags, _ in map(str.split, lines)
+    )
+
+
 def _why(error: OSError, listener: Listener) -> str:
     find = f"ss -l{listener.kind[0]}np 'sport = :{listener.parsed.port}'" if listener.parsed else "ss -lxp"
     hints = {
         errno.EADDRINUSE: f"see who has it: {find}",
         errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE" if listener.parsed else "",
-        errno.EADDRNOTAVAIL: "no interface of this machine has it",
+        errno.EADDRNOTAVAIL: (
+            "it is tentative: duplicate address detection has not finished; try again, or set free_bind = true"
+            if listener.parsed and _is_tentative(listener.parsed)
+            else "no interface of this machine has it"
+        ),
         errno.EAFNOSUPPORT: (
             "this machine has no such addresses, or RestrictAddressFamilies= keeps them from this service: then a "
             f"socket unit must pass the socket, with FileDescriptorName={listener.name}"

@@ -74,6 +74,17 @@ class Network:
         done = _ip("-n", self._names["server"], "address", "add", address, "dev", "lo")
         assert not done.returncode, f"address {address}: {done.stderr}"
 
+    def add_tentative(self, address: str) -> None:
+        """Give the server's end an address, ADDRESS/LENGTH, that the kernel takes long to find to be no duplicate."""
+        setting = "net.ipv6.conf.cable.dad_transmits=200"
+        steps = (
+            ("netns", "exec", self._names["server"], "sysctl", "-q", setting),
+            ("-n", self._names["server"], "address", "add", address, "dev", "cable"),
+        )
+        for step in steps:
+            done = _ip(*step)
+            assert not done.returncode, f"ip {' '.join(step)}: {done.stderr}"
+
     def make_interface(self, name: str) -> None:
         """Give the server's end an interface that leads nowhere, with a new index."""
         for step in (f"link add {name} type veth peer name {name}-peer", f"link set {name} up"):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.system.daemon import wait_until
+from tests.system.daemon import Daemon, StartFailedError, wait_until
 from tests.system.network import BROADCAST, CLIENT4, CLIENT6, SERVER4, SERVER6, Network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.system.daemon import Daemon, Starter
+    from tests.system.daemon import Starter
 
 RATE = 1000
 """Datagrams a second that an address is answered by default, and as many at once."""
@@ -291,3 +291,26 @@ def test_reload_binds_to_an_interface_that_was_made_again(start: Starter, networ
 
     assert (missing, changed, shown) == ("interface_missing", "interface_changed", ["interface_changed"])
     assert len(daemon.records("listener.degraded")) == 2
+
+
+def test_tentative_address_is_named_with_its_remedy(start: Starter, network: Network, tmp_path: Path) -> None:
+    """While the kernel looks for a duplicate of an address, the error says so; free_bind binds it all the same."""
+    listener = {"name": "echo", "address": "[2001:db8::77]:7007"}
+    with network.server():
+        network.add_tentative("2001:db8::77/64")
+        (tmp_path / "refused").mkdir()
+        with pytest.raises(StartFailedError) as failed, Daemon(tmp_path / "refused", listeners=[listener]):
+            pass
+        start(listeners=[listener | {"free_bind": True}])
+
+    assert "it is tentative: duplicate address detection has not finished" in failed.value.stderr
+    assert "free_bind = true" in failed.value.stderr
+
+
+def test_zone_without_interface_is_named(start: Starter, network: Network) -> None:
+    """A link-local address on an interface that does not exist: the error names the interface and free_bind."""
+    with network.server(), pytest.raises(StartFailedError) as failed:
+        start(listeners=[{"name": "echo", "address": "[fe80::1%wg9]:7007"}])
+
+    assert failed.value.code == 1
+    assert 'there is no interface "wg9"; make it first, since not even free_bind' in failed.value.stderr
