@@ -37,6 +37,7 @@ _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
 _IP_PKTINFO = 8
 _IP_FREEBIND = 15  # ip(7); the socket module does not name them
 _IPV6_FREEBIND = 78  # linux/in6.h
+_IPPROTO_MPTCP = 262  # linux/in.h
 _IFA_F_TENTATIVE = 0x40  # linux/if_addr.h
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7)
 
@@ -109,7 +110,13 @@ def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.soc
             )
         if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ConfigError(f'listener "{listener.name}": a socket was passed for it that does not listen')
-        tune(sock, listener)
+        try:
+            tune(sock, listener)
+        except OSError as error:
+            raise ConfigError(
+                f'listener "{listener.name}": the socket that was passed for it does not take its options: '
+                f"{error.strerror}; see SocketProtocol= of the socket unit, which echod knows empty and as mptcp"
+            ) from None
         sock.setblocking(False)
     return inherited
 
@@ -120,8 +127,9 @@ def tune(sock: socket.socket, listener: Listener) -> None:
         _mark(sock, listener)
     if sock.type == socket.SOCK_DGRAM:
         return
-    # Urgent data is data: out of line, one byte of it would be lost.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    if sock.proto != _IPPROTO_MPTCP:  # which has no urgent data
+        # Urgent data is data: out of line, one byte of it would be lost.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     if sock.family not in sockets.FAMILIES:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, listener.nodelay)
@@ -135,11 +143,12 @@ def tune(sock: socket.socket, listener: Listener) -> None:
 
 def _mark(sock: socket.socket, listener: Listener) -> None:
     datagrams = sock.type == socket.SOCK_DGRAM  # which tell the address that they were sent to
-    if sock.family == socket.AF_INET6:
+    if sock.family == socket.AF_INET6 and sock.proto != _IPPROTO_MPTCP:  # which knows IP_TOS alone, for both families
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, listener.tos)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, datagrams)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, datagrams)
+    if datagrams and sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    elif datagrams:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, listener.tos)  # for what an IPv6 socket sends as IPv4 too
     if datagrams:
         udp_options.set_path_mtu_discovery(sock, listener.udp.path_mtu_discovery)

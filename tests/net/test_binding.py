@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from echod.config import listeners as models
-from echod.errors import StartError
+from echod.errors import ConfigError, StartError
 from echod.net import binding
 from echod.net.binding import Skipped
 from tests.net.binding import bind_resolved
@@ -410,3 +410,35 @@ def test_port_0_gives_up_in_the_end(stack: ExitStack, monkeypatch: pytest.Monkey
 
     assert "Address already in use" in reason("localhost:0")
     assert 32 == len(tried)
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_inherited_mptcp_socket_takes_the_options_that_it_has(family: int, host: str) -> None:
+    """A socket of a unit with SocketProtocol=mptcp works; what multipath TCP does not know is left out."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM, 262)
+    except OSError as error:
+        pytest.skip(f"this kernel has no multipath TCP: {error}")
+    with sock:
+        sock.bind((host, 0))
+        sock.listen()
+        listener = models.Listener.model_validate({"keepalive": "9s", "tos": 16})
+        assert [sock] == binding.adopt(listener, [sock])
+        assert (16, 9) == (
+            sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS),
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+        )
+
+
+def test_inherited_socket_that_takes_no_options_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an inherited socket refuses, the error names the listener and the key of the socket unit."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(binding, "tune", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(ConfigError) as refused:
+        binding.adopt(models.Listener(), [sock])
+
+    assert 'listener "echo": the socket that was passed' in str(refused.value)
+    assert "Operation not supported; see SocketProtocol= of the socket unit" in str(refused.value)
