@@ -86,6 +86,7 @@ def test_port_7_needs_no_rights(activated: Service) -> None:
             "address": "localhost:10000",
             "inherited": True,
             "bound": ["0.0.0.0:7", "[::]:7"],
+            "degraded": [],
         }
     ] == status
     assert [("0.0.0.0", 7, "localhost:10000"), ("::", 7, "localhost:10000")] == opened
