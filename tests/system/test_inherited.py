@@ -20,7 +20,7 @@ PASS = """
 import json, os, socket, sys
 sockets = []
 for entry in json.loads(sys.argv[1])["sockets"]:
-    sock = socket.socket(socket.AF_INET6 if ":" in entry["host"] else socket.AF_INET, entry["type"])
+    sock = socket.socket(socket.AF_INET6 if ":" in entry["host"] else socket.AF_INET, entry["type"], entry["protocol"])
     if ":" in entry["host"]:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not entry["dual"])
     sock.bind((entry["host"], 0))
@@ -36,14 +36,16 @@ os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets))} 
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 
+MPTCP = 262  # IPPROTO_MPTCP of linux/in.h
+
 ELSEWHERE = [{"name": "echo", "address": "127.0.0.1:1"}]  # nobody may bind it without root, nobody ever asks for it
 
 
 def passing(
-    names: str, *hosts: str, kind: int = socket.SOCK_STREAM, dual: bool = False, **environment: str
+    names: str, *hosts: str, kind: int = socket.SOCK_STREAM, dual: bool = False, protocol: int = 0, **environment: str
 ) -> list[str]:
     """Return the launcher that passes a listening socket on each of `hosts`."""
-    sockets = [{"host": host, "type": kind, "dual": dual} for host in hosts]
+    sockets = [{"host": host, "type": kind, "dual": dual, "protocol": protocol} for host in hosts]
     handed: dict[str, Any] = {"sockets": sockets, "environment": {"LISTEN_FDNAMES": names} | environment}
     return [sys.executable, "-c", PASS, json.dumps(handed)]
 
@@ -147,3 +149,23 @@ def test_what_does_not_fit_is_one_line(start: Starter, prefix: list[str], code: 
 def test_a_check_takes_no_sockets() -> None:
     """Only the daemon itself takes what was passed."""
     assert 0 == echod("check", "-c", "etc/echod.toml").returncode
+
+
+def test_passed_mptcp_sockets_echo(start: Starter) -> None:
+    """A unit with SocketProtocol=mptcp is served, to clients with multipath TCP and without."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP).close()
+    except OSError as error:
+        pytest.skip(f"this kernel has no multipath TCP: {error}")
+    daemon = start(prefix=passing("echo:echo", "127.0.0.1", "::1", protocol=MPTCP), listeners=ELSEWHERE)
+    for address in daemon.addresses():
+        echo_once(address)
+        with socket.socket(
+            socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM, MPTCP
+        ) as client:
+            client.settimeout(5)
+            client.connect(address)
+            ping(client)
+    daemon.reload()
+
+    assert len(daemon.records("connection.opened")) == 4
