@@ -93,7 +93,11 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up ro
 
 
 def without_null_device(daemon: Daemon, before: str) -> subprocess.CompletedProcess[str]:
-    """Run a starter in a mount namespace whose /dev is empty, after a command of the shell."""
+    """Run a starter in a mount namespace whose /dev is empty, after a command of the shell.
+
+    Coverage is not measured there: it could not write what it has found, and would say so.
+    """
+    env = {name: value for name, value in environment().items() if not name.startswith("COVERAGE_")}
     shell = f'mount -t tmpfs none /dev; {before or ":"}; exec "$@"'
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", shell, "-", *ECHOD, "run", "--daemon", "-c", str(daemon.file)],
@@ -101,7 +105,7 @@ def without_null_device(daemon: Daemon, before: str) -> subprocess.CompletedProc
         encoding="utf-8",
         stdin=subprocess.DEVNULL,
         timeout=PATIENCE * SCALE,
-        env=environment(),
+        env=env,
         cwd=ROOT,
         check=False,
     )
