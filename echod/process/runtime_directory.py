@@ -48,7 +48,7 @@ PID_FILE = "echod.pid"
 BACKLOG = 64
 """Connections that wait to be accepted."""
 
-_LOCK_TRIES = 20
+_LOCK_TRIES = 200
 _LOCK_INTERVAL = 0.01
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16; the socket module does not name it
 
@@ -140,7 +140,7 @@ class RuntimeDirectory:
                     return fd
             os.close(fd)
             sleep(_LOCK_INTERVAL)
-        self._refuse_second()
+            self._refuse_second()  # as soon as a daemon that is starting listens, it can be named
         raise StartError(f"already running: another process holds {self.path / LOCK_FILE}", errno=errno.EBUSY)
 
     def _open_lock(self, flags: int) -> int:
