@@ -37,7 +37,7 @@ _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
 _IP_PKTINFO = 8
 _IP_FREEBIND = 15  # ip(7); the socket module does not name them
 _IPV6_FREEBIND = 78  # linux/in6.h
-_IPPROTO_MPTCP = 262  # linux/in.h
+IPPROTO_MPTCP = 262  # linux/in.h
 _IFA_F_TENTATIVE = 0x40  # linux/if_addr.h
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7)
 
@@ -127,7 +127,7 @@ def tune(sock: socket.socket, listener: Listener) -> None:
         _mark(sock, listener)
     if sock.type == socket.SOCK_DGRAM:
         return
-    if sock.proto != _IPPROTO_MPTCP:  # which has no urgent data
+    if sock.proto != IPPROTO_MPTCP:  # which has no urgent data; its clients without multipath have: see `listener`
         # Urgent data is data: out of line, one byte of it would be lost.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     if sock.family not in sockets.FAMILIES:
@@ -143,7 +143,7 @@ def tune(sock: socket.socket, listener: Listener) -> None:
 
 def _mark(sock: socket.socket, listener: Listener) -> None:
     datagrams = sock.type == socket.SOCK_DGRAM  # which tell the address that they were sent to
-    if sock.family == socket.AF_INET6 and sock.proto != _IPPROTO_MPTCP:  # which knows IP_TOS alone, for both families
+    if sock.family == socket.AF_INET6 and sock.proto != IPPROTO_MPTCP:  # which knows IP_TOS alone, for both families
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, listener.tos)
     if datagrams and sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)

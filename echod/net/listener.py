@@ -10,7 +10,9 @@ instead, the client would wait although others idle.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf
+from socket import SO_OOBINLINE, SOL_SOCKET
 from typing import TYPE_CHECKING
 
 from echod.core.access import Access, Networks, address_key, unmap
@@ -19,6 +21,7 @@ from echod.core.connection import Connection
 from echod.core.injection import FaultyConnection, dice
 from echod.events import CloseReason, ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
+from echod.net.binding import IPPROTO_MPTCP
 from echod.net.caller import Caller, Origin
 from echod.net.poller import READABLE
 from echod.net.proxied import ProxiedStream, Terms
@@ -55,6 +58,7 @@ class Listener(Handler):
         "_bucket",
         "_context",
         "_faults",
+        "_is_mptcp",
         "_paused_at",
         "_proxied",
         "_proxies",
@@ -73,6 +77,7 @@ class Listener(Handler):
         self._reactor = reactor
         self._setting = setting
         self._paused_at: float | None = None
+        self._is_mptcp = sock.proto == IPPROTO_MPTCP
         self._bucket: Bucket | None = None
         self.configure(config)
 
@@ -169,6 +174,9 @@ class Listener(Handler):
 
     def _admit(self, sock: socket.socket, peer: Address, now: float) -> None:
         sock.setblocking(False)
+        if self._is_mptcp:  # a client without multipath has a plain TCP socket, and may send urgent data
+            with suppress(OSError):
+                sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
         setting, host = self._setting, _host(peer)
         key = address_key(host) if setting.gate.per_address and host and not self._proxied else 0
         number = self._objection(host, now) or setting.gate.admit(key)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.system.clients import connect, echo_once, ping
+from tests.system.clients import connect, echo_once, ping, read_exactly
 from tests.system.daemon import StartFailedError, echod
 
 if TYPE_CHECKING:
@@ -159,7 +159,10 @@ def test_passed_mptcp_sockets_echo(start: Starter) -> None:
         pytest.skip(f"this kernel has no multipath TCP: {error}")
     daemon = start(prefix=passing("echo:echo", "127.0.0.1", "::1", protocol=MPTCP), listeners=ELSEWHERE)
     for address in daemon.addresses():
-        echo_once(address)
+        with connect(address) as plain:
+            for data, flags in ((b"ab", 0), (b"X", socket.MSG_OOB), (b"cd", 0)):
+                plain.send(data, flags)
+            assert read_exactly(plain, 5) == b"abXcd"
         with socket.socket(
             socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM, MPTCP
         ) as client:
