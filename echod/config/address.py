@@ -1,4 +1,4 @@
-"""Reads the addresses of listeners: HOST:PORT, an IPv6 address in brackets; or the path of a Unix socket.
+"""Reads the addresses of listeners: HOST:PORT, an IPv6 address in brackets, "*" for all; or the path of a Unix socket.
 
 Rule: what `getaddrinfo` would guess at (`127.1`, `010.0.0.1`, `0x7f.1`) or choke on (NUL, empty labels) is refused
 here, with a sentence, and each address has one spelling, so that equal addresses are equal texts.
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 LONGEST_HOST = 253  # RFC 1035 §2.3.4 in presentation form
 HIGHEST_PORT = 65535
+WILDCARD = "*"
+"""The host that stands for every address of the machine, of every family that the machine has."""
+
 LONGEST_PATH = 107  # bytes; sun_path of unix(7) holds 108, and the last must be NUL
 
 _NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
@@ -29,8 +32,13 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def is_wildcard(self) -> bool:
+        """Whether the address stands for every address of the machine."""
+        return self.host == WILDCARD
+
+    @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-        """The IP address, None for a name."""
+        """The IP address, None for a name and for the wildcard."""
         return ipaddress.ip_address(self.host) if self.literal else None
 
 
@@ -69,8 +77,10 @@ def parse_path(text: str) -> str:
 
 
 def _named(host: str, port: int) -> Address:
-    if host in {"", "*"}:
-        raise ValueError('has no host; "0.0.0.0:7" and "[::]:7" stand for every address of the machine')
+    if host == WILDCARD:
+        return Address(host, port, literal=False)
+    if not host:
+        raise ValueError('has no host; "*:7" stands for every address of the machine')
     if len(host) > LONGEST_HOST:
         raise ValueError(f"has a host of more than {LONGEST_HOST} characters")
     if not _NAME.fullmatch(host):

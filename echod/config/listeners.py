@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_core import InitErrorDetails
 
-from echod.config.address import Address, parse_address, parse_path
+from echod.config.address import WILDCARD, Address, parse_address, parse_path
 from echod.config.fields import RESTART, Networks, Table, rule
 from echod.config.injection import DATAGRAMS, STREAMS, Faults
 from echod.config.proxy import ProxyProtocol
@@ -22,6 +22,8 @@ from echod.config.tls import Tls
 from echod.config.udp import Udp
 from echod.config.wording import quoted
 
+WILDCARD_SOCKETS = 2
+NAME_SOCKETS = 4
 LONGEST_INTERFACE = 15  # IFNAMSIZ of netdevice(7) holds 16, and the last must be NUL
 HIGHEST_PRECEDENCE = 255
 
@@ -83,7 +85,7 @@ class Listener(Table):
     address: str = Field(
         default="localhost:10000",
         validate_default=True,
-        description="HOST:PORT, a name for all of its addresses, port 0 for any free one; of a Unix socket its path.",
+        description='HOST:PORT: a name has all its addresses, "*" all of the machine, port 0 any free one. Or a path.',
     )
     allow: Networks = Field(
         default=(), strict=False, description='Networks whose clients are let in, such as ["10.0.0.0/8"]; [] for all.'
@@ -150,6 +152,17 @@ class Listener(Table):
                 return parse_path(address)
         return address  # the kind is refused already
 
+    @field_validator("ipv6_only")
+    @classmethod
+    def _has_one_family_each(cls, ipv6_only: bool, info: Any) -> bool:
+        if (
+            not ipv6_only
+            and info.data.get("kind") != "unix"
+            and info.data.get("address", "").startswith(f"{WILDCARD}:")
+        ):
+            raise rule(f'does nothing with address = "{info.data["address"]}", which has one socket for each family')
+        return ipv6_only
+
     @field_validator(*KINDS)
     @classmethod
     def _belongs(cls, value: Any, info: Any) -> Any:
@@ -184,9 +197,11 @@ class Listener(Table):
         return None if self.kind == "unix" else parse_address(self.address)
 
     @property
-    def literal(self) -> bool:
-        """Whether the address stands for one socket: it is no name."""
-        return not self.parsed or self.parsed.literal
+    def most_sockets(self) -> int:
+        """How many sockets to reckon with; what a name resolves to is known only later."""
+        if not self.parsed or self.parsed.literal:
+            return 1
+        return WILDCARD_SOCKETS if self.parsed.is_wildcard else NAME_SOCKETS
 
     @property
     def ephemeral(self) -> bool:
@@ -244,6 +259,12 @@ def clashes_between(first: Listener, second: Listener) -> Iterator[tuple[str, st
         return
     if not first.parsed or not second.parsed or first.parsed.port != second.parsed.port:
         return
-    one, two = first.parsed.ip, second.parsed.ip
-    if one and two and one.version == two.version and (one.is_unspecified or two.is_unspecified):
+    if _overlap(first.parsed, second.parsed):
         yield "address", f'{second.address} overlaps with {first.address} of listener "{first.name}"'
+
+
+def _overlap(first: Address, second: Address) -> bool:
+    if first.is_wildcard or second.is_wildcard:
+        return True
+    one, two = first.ip, second.ip
+    return bool(one and two and one.version == two.version and (one.is_unspecified or two.is_unspecified))

@@ -25,11 +25,7 @@ idle_timeout = "1m30s"
 
 [[listener]]
 name = "echo"
-address = "0.0.0.0:10008"
-
-[[listener]]
-name = "echo6"
-address = "[::]:10008"
+address = "*:10008"
 """
 
 _HEAD = rf""".\" Written by `make man` from the models: change those.

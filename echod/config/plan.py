@@ -16,7 +16,6 @@ from echod.events import ConfigAdjusted
 Identity = tuple[str, str, str]
 
 RESERVED = 56  # descriptors of a process that are no connection: standard streams, log, channel, poller, slack
-ADDRESSES = 4  # as many sockets are reckoned with for a name; what it really resolves to is known only later
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,14 @@ def plan(old: Config, new: Config, inherited: Collection[str]) -> Plan:
     )
 
 
+def can_share(old: Listener, new: Listener) -> bool:
+    """Tell whether `new` may use sockets of `old` that are bound to its addresses.
+
+    Clients that wait for echo must not get to `[admin]`; and what a socket is bound with cannot change.
+    """
+    return old.kind == new.kind and (old.name == ADMIN) == (new.name == ADMIN) and not _changed("", old, new)
+
+
 def claim(config: Config, inherited: Collection[str]) -> None:
     """Raise ConfigError for each name of inherited sockets that no listener has: nobody would answer there."""
     names = [listener.name for listener in config.doors]
@@ -77,7 +84,7 @@ def fit(config: Config, descriptors: int, capacity: int | None) -> tuple[Config,
     A number from the file that does not fit is a ConfigError; the built-in one shrinks, which an event tells. Sockets
     count twice: a worker that is sent an assignment holds, for a moment, those that it has and those that it is sent.
     """
-    reserved = RESERVED + 2 * sum(1 if listener.literal else ADDRESSES for listener in config.doors)
+    reserved = RESERVED + 2 * sum(listener.most_sockets for listener in config.doors)
     wanted = config.limits.max_connections
     bound, cause, remedy = (
         descriptors,

@@ -21,6 +21,8 @@ from echod.errors import ConfigError, StartError
 from echod.net import sockets, udp_options, unix
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from echod.config import address
     from echod.config.listeners import Listener
 
@@ -31,6 +33,7 @@ _KINDS = {
     "udp": {(family, socket.SOCK_DGRAM) for family in sockets.FAMILIES},
     "unix": {(socket.AF_UNIX, socket.SOCK_STREAM)},
 }
+_ANY = {"0.0.0.0", "::"}  # noqa: S104
 _PORT_TRIES = 16
 _PROBES = 3
 _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
@@ -63,7 +66,8 @@ class BindTarget:
 
 def needs_name_service(listener: Listener) -> bool:
     """Tell whether `resolve` asks a name service, which may take long: for a host name, a user or a group."""
-    return not listener.literal or bool(listener.owner)
+    named = listener.parsed and not listener.parsed.literal and not listener.parsed.is_wildcard
+    return bool(named or listener.owner)
 
 
 def resolve(listener: Listener) -> BindTarget:
@@ -71,6 +75,11 @@ def resolve(listener: Listener) -> BindTarget:
     wanted = listener.parsed
     if not wanted:
         return BindTarget((), unix.owner(listener))
+    if wanted.is_wildcard:
+        return BindTarget(
+            ((socket.AF_INET, ("0.0.0.0", wanted.port)), (socket.AF_INET6, ("::", wanted.port, 0, 0))),  # noqa: S104
+            (-1, -1),
+        )
     host = wanted.host.encode()  # for a str Python imports the codec `idna`, and a forked child should import nothing
     flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if wanted.literal else 0)
     try:
@@ -81,15 +90,18 @@ def resolve(listener: Listener) -> BindTarget:
     return BindTarget(tuple(dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found)), (-1, -1))
 
 
-def bind(listener: Listener, target: BindTarget) -> tuple[list[socket.socket], list[Skipped]]:
+def bind(
+    listener: Listener, target: BindTarget, fitting: Mapping[sockets.Address, socket.socket] | None = None
+) -> tuple[list[socket.socket], list[Skipped]]:
     """Return a listening socket for each address of `target`, and the addresses that this machine does not have.
 
-    A literal address must bind; a name must bind at least one. Port 0 picks one free port for all addresses.
+    A literal address must bind; a name or "*" must bind at least one. Port 0 picks one free port for all addresses.
+    `fitting` holds open sockets by the addresses that they are bound to, to be used for these addresses.
     """
     for attempt in range(_PORT_TRIES):
         try:
             if listener.parsed:
-                return _bind_all(listener, listener.parsed, target)
+                return _bind_all(listener, listener.parsed, target, fitting or {})
             return [_listening(unix.bind(listener, *target.owner), listener)], []
         except OSError as error:
             # The port that the kernel chose for the first address may be taken on the second.
@@ -119,6 +131,21 @@ def adopt(listener: Listener, inherited: list[socket.socket]) -> list[socket.soc
             ) from None
         sock.setblocking(False)
     return inherited
+
+
+def collides(sock: socket.socket, listener: Listener, target: BindTarget) -> bool:
+    """Tell whether `sock`, which is bound, keeps `listener` from binding an address of `target`."""
+    if (sock.family, sock.type) not in _KINDS[listener.kind]:
+        return False
+    if not listener.parsed:
+        return unix.text(sock.getsockname()) == listener.address
+    takes_both = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    host, port = sock.getsockname()[:2]
+    return any(
+        port == other_port and (host == other or {host, other} & _ANY)
+        for family, (other, other_port, *_) in target.addresses
+        if family == sock.family or takes_both or (family == socket.AF_INET6 and not listener.ipv6_only)
+    )
 
 
 def tune(sock: socket.socket, listener: Listener) -> None:
@@ -155,7 +182,7 @@ def _mark(sock: socket.socket, listener: Listener) -> None:
 
 
 def _bind_all(
-    listener: Listener, wanted: address.Address, target: BindTarget
+    listener: Listener, wanted: address.Address, target: BindTarget, fitting: Mapping[sockets.Address, socket.socket]
 ) -> tuple[list[socket.socket], list[Skipped]]:
     skipped: list[Skipped] = []
     port = wanted.port
@@ -163,6 +190,9 @@ def _bind_all(
         bound: list[socket.socket] = []
         for family, (host, _, *rest) in target.addresses:
             sockaddr = (host, port, *rest)
+            if sockaddr in fitting:
+                bound.append(fitting[sockaddr])
+                continue
             try:
                 sock = undo.enter_context(_listen(listener, family, sockaddr))
             except OSError as error:

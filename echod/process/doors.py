@@ -2,6 +2,8 @@
 
 Rules
     Opening is a transaction: either everything that was asked for is bound, or nothing new is.
+    A socket may belong to two listeners while a reload passes it on: from "0.0.0.0:7" to "*:7", say. It is closed with
+    the last one.
     Inherited sockets are never closed before the end, since nobody could ask for them again: a configuration that does
     not use them is refused before it comes here.
     Workers share these sockets, and may be hostile: shutdown(2) by one of them ends the listening of all, and frees the
@@ -15,6 +17,7 @@ Fails: StartError or ConfigError from `open` says which listener and why.
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from contextlib import ExitStack, suppress
@@ -72,16 +75,21 @@ class Doors:
         """What the kernel had dropped of each UDP socket when it was last asked."""
 
     def open(
-        self, listeners: Iterable[Listener], targets: Mapping[str, BindTarget], keep: Iterable[Listener] = ()
+        self,
+        listeners: Iterable[Listener],
+        targets: Mapping[str, BindTarget],
+        keep: Iterable[Listener] = (),
+        release: Iterable[Listener] = (),
     ) -> None:
         """Bind `listeners`, all that have no inherited sockets; on failure close what this call has bound.
 
         A listener that is open already gets new sockets; the old ones stay open until `close_replaced`.
         `targets` holds what the names of each of them stand for, by the listener's name. With those of the listeners
         to `keep`, all sockets must fit into one message to a worker. Each of those must listen, or be able to do so
-        again.
+        again. Sockets of the listeners to `release` are used again where they fit.
         """
         opened: dict[Identity, list[socket.socket]] = {}
+        bound: list[tuple[str, socket.socket]] = []
         skipped: dict[Identity, list[binding.Skipped]] = {}
         with ExitStack() as undo:
             for listener in listeners:
@@ -89,22 +97,44 @@ class Doors:
                 if listener.name in self._inherited:
                     opened[same] = binding.adopt(listener, self._inherited[listener.name])
                 else:
-                    opened[same], skipped[same] = binding.bind(listener, targets[listener.name])
+                    opened[same], skipped[same] = self._bind(
+                        listener, targets[listener.name], release, (*self.of(keep), *bound)
+                    )
+                bound += [(listener.name, sock) for sock in opened[same]]
                 for sock in opened[same]:
-                    undo.enter_context(sock)
-            count = len(self.of(keep)) + sum(map(len, opened.values()))
+                    if sock not in self._addresses:
+                        undo.enter_context(sock)
+            count = len(self.of(keep)) + len(bound)
             if count >= MOST_DESCRIPTORS:
                 raise StartError(f"the listeners need {count} sockets, and {MOST_DESCRIPTORS - 1} is the most")
-            for name, sock in self.of(keep):
+            for name, sock in (*self.of(keep), *((name, sock) for name, sock in bound if sock in self._addresses)):
                 self._require_listening(name, sock)
             undo.pop_all()
-        self._drops |= {sock: udp_options.drops(sock) for found in opened.values() for sock in found if _is_udp(sock)}
+        self._drops = {sock: udp_options.drops(sock) for _, sock in bound if _is_udp(sock)} | self._drops
         for listener in listeners:
             if replaced := self._sockets.get(self._identity(listener)):
                 self._replaced[self._identity(listener)] = (listener, replaced)
         self._sockets |= opened
         self._skipped |= skipped
-        self._addresses |= {sock: sock.getsockname() for found in opened.values() for sock in found}
+        self._addresses = {sock: sock.getsockname() for _, sock in bound} | self._addresses
+
+    def _bind(
+        self,
+        listener: Listener,
+        target: BindTarget,
+        release: Iterable[Listener],
+        others: Iterable[tuple[str, socket.socket]],
+    ) -> tuple[list[socket.socket], list[binding.Skipped]]:
+        usable = self.of(old for old in release if plan.can_share(old, listener))
+        try:
+            return binding.bind(listener, target, {self._addresses[sock]: sock for _, sock in usable})
+        except StartError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            for name, sock in (*self.of(release), *others):
+                if binding.collides(sock, listener, target):
+                    raise _own_collision(listener, name, sock) from None
+            raise
 
     def adjust(self, listeners: Iterable[Listener]) -> None:
         """Let the sockets of `listeners`, which are open, have the options that they now have."""
@@ -130,7 +160,8 @@ class Doors:
         for listener in listeners:
             same = self._identity(listener)
             self._skipped.pop(same, None)
-            self._close(self._sockets.pop(same, []))
+            ending = self._sockets.pop(same, [])
+            self._close(sock for sock in ending if not self._holders(sock))
             if same in self._replaced:
                 self._sockets[same] = self._replaced.pop(same)[1]
 
@@ -217,6 +248,10 @@ class Doors:
             (listener.name, sock) for listener in listeners for sock in self._sockets.get(self._identity(listener), [])
         ]
 
+    def _holders(self, sock: socket.socket) -> list[Identity]:
+        """Return the identities of the listeners that a socket belongs to."""
+        return [same for same, found in self._sockets.items() if sock in found]
+
     def filenos(self) -> list[int]:
         """Return every descriptor."""
         return [sock.fileno() for opened in self._sockets.values() for sock in opened]
@@ -240,6 +275,8 @@ class Doors:
         for listener in listeners:
             configured = listener.address if listener.name in self._inherited else None
             for _, sock in self.of([listener]):
+                if len(self._holders(sock)) > 1:
+                    continue  # it was open before
                 emit(ListenerOpened(**Origin.of(listener, sock).facts(), configured=configured))
                 for event in self._clamped(listener, sock):
                     emit(event)
@@ -257,10 +294,13 @@ class Doors:
                 emit(FaultsEnabled(**Origin.of(listener, sock).facts(), faults=faults))
 
     def say_closed(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
-        """Emit that the sockets of `listeners` are about to be closed."""
-        for listener in listeners:
-            for _, sock in self.of([listener]):
-                emit(ListenerClosed(**Origin.of(listener, sock).facts()))
+        """Emit that the sockets of `listeners` are about to be closed, those that no other listener has."""
+        ending = {self._identity(listener): listener for listener in listeners}
+        for same, listener in ending.items():
+            for sock in self._sockets.get(same, []):
+                holders = self._holders(sock)
+                if holders[0] == same and ending.keys() >= set(holders):
+                    emit(ListenerClosed(**Origin.of(listener, sock).facts()))
 
     def _clamped(self, listener: Listener, sock: socket.socket) -> Iterator[Event]:
         """Return an event for each buffer of `sock` that is smaller than its key says."""
@@ -293,6 +333,15 @@ class Doors:
                 f"{error.strerror}; free the address or restart echod",
                 errno=error.errno,
             ) from None
+
+
+def _own_collision(listener: Listener, name: str, sock: socket.socket) -> StartError:
+    address = sockets.text(sock.getsockname())
+    return StartError(
+        f'listener "{listener.name}": {listener.address}: echod itself listens on {address}, as listener "{name}"; '
+        "choose another address, or take that listener out, reload, and then put this one in",
+        errno=errno.EADDRINUSE,
+    )
 
 
 def _is_udp(sock: socket.socket) -> bool:

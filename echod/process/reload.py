@@ -106,7 +106,7 @@ def prepare(drafted: Draft, current: Settings, doors: Doors) -> Prepared:
     new, changes = drafted.settings, drafted.plan
     names = drafted.resolver.names() if drafted.resolver else drafted.question.answer()
     with ExitStack() as undo:
-        doors.open(changes.bind, names.targets, keep=changes.keep)
+        doors.open(changes.bind, names.targets, keep=changes.keep, release=changes.release)
         undo.callback(doors.close, changes.bind)
         memfd = channel.to_memfd(new.config, new.certificates)
         undo.callback(os.close, memfd)
@@ -123,7 +123,7 @@ def apply(prepared: Prepared, estate: Estate) -> None:
     estate.log.configure(new.config.log)
     for event in new.adjustments:
         emit(event)
-    estate.doors.adjust(changes.keep)
+    estate.doors.adjust((*changes.keep, *changes.bind))  # those that are bound may have a socket that was open before
     estate.doors.say_opened(changes.bind, emit)
     certificates.say_loaded(new.certificates, emit)
     estate.doors.say_faults(changes.keep, emit)

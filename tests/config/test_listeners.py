@@ -52,6 +52,24 @@ def test_tells_each_clash_once() -> None:
     ] == faults(data)
 
 
+@pytest.mark.parametrize("other", ["127.0.0.1:7", "[::1]:7", "[::]:7", "localhost:7"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_wildcard_overlaps_with_every_address_of_its_port(other: str, is_first: bool) -> None:
+    """Whichever comes first; another port is another matter."""
+    addresses = ["*:7", other] if is_first else [other, "*:7"]
+
+    assert faults(listeners(*addresses)) == [(("listener", 1, "address"), "rule")]
+    assert len(Config.model_validate(listeners("*:8", other)).listener) == 2
+
+
+def test_wildcard_takes_no_ipv6_only() -> None:
+    """Each family has a socket of its own."""
+    data = listeners("*:7")
+    data["listener"][0]["ipv6_only"] = False
+
+    assert faults(data) == [(("listener", 0, "ipv6_only"), "rule")]
+
+
 def test_two_listeners_of_the_same_name_on_port_0_clash_by_name_only() -> None:
     """The kernel gives each of them a port of its own."""
     address = {"address": "localhost:0"}

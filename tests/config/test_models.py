@@ -75,13 +75,13 @@ def test_takes_every_key() -> None:
     )
     assert (5, 0, 0.0, 60.0, 3600.0, 4096) == tuple(dict(config.limits).values())
     v6, path, abstract = config.listener
-    assert (Address("fe80::1%eth0", 7, literal=True), True, False) == (v6.parsed, v6.literal, v6.ephemeral)
-    assert ("/run/é", "0600", "u:g", None, True, False) == (
+    assert (Address("fe80::1%eth0", 7, literal=True), 1, False) == (v6.parsed, v6.most_sockets, v6.ephemeral)
+    assert ("/run/é", "0600", "u:g", None, 1, False) == (
         path.address,
         path.mode,
         path.owner,
         path.parsed,
-        path.literal,
+        path.most_sockets,
         path.ephemeral,
     )
     assert ("@echo", "0660", "") == (abstract.address, abstract.mode, abstract.owner)

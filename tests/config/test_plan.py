@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from echod.config.admin import Admin
+from echod.config.listeners import Listener
 from echod.config.models import Config
-from echod.config.plan import Plan, claim, fit, plan
+from echod.config.plan import Plan, can_share, claim, fit, plan
 from echod.errors import ConfigError
 from echod.events import ConfigAdjusted
 
@@ -148,3 +150,31 @@ def test_refuses_what_was_asked_for_and_does_not_fit(
         fit(asked, descriptors, capacity)
 
     assert (f"limits.max_connections: {expected}",) == caught.value.lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({}, {"address": "*:7"}, True),
+        ({}, {"address": "*:7", "name": "other", "nodelay": False}, True),
+        ({}, {"address": "*:7", "interface": "lo"}, False),
+        ({}, {"address": "*:7", "kind": "udp"}, False),
+        ({"address": "[::]:7", "ipv6_only": False}, {"address": "*:7"}, False),
+    ],
+)
+def test_can_share_compares_what_a_socket_is_bound_with(
+    old: dict[str, Any], new: dict[str, Any], expected: bool
+) -> None:
+    """The name, and what can be set at any time, may differ."""
+    base = {"name": "one", "address": "0.0.0.0:7"}
+
+    assert expected == can_share(Listener.model_validate(base | old), Listener.model_validate(base | new))
+
+
+def test_can_share_keeps_echo_and_admin_apart() -> None:
+    """A client of one never gets to the other."""
+    (admin,) = Admin(address="0.0.0.0:7").listeners
+    echo = Listener(name="one", address="*:7")
+
+    assert not can_share(admin, echo)
+    assert not can_share(echo, admin)

@@ -207,6 +207,37 @@ def test_a_family_that_the_kernel_lacks_is_skipped(bind: Any, monkeypatch: pytes
     assert (1, [Skipped(("::1", 0, 0, 0), socket.AF_INET6, "EAFNOSUPPORT")]) == (len(bound), skipped)
 
 
+def test_wildcard_binds_each_family_on_one_port(bind: Any) -> None:
+    """Each family has a socket for "*"; neither takes clients of the other."""
+    (four, six), skipped = bind("*:0")
+
+    assert skipped == []
+    assert four.getsockname()[0] == "0.0.0.0"
+    assert six.getsockname()[0] == "::"
+    assert four.getsockname()[1] == six.getsockname()[1]
+    assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+@pytest.mark.parametrize("missing", [socket.AF_INET, socket.AF_INET6])
+def test_wildcard_skips_a_family_that_the_machine_lacks(
+    bind: Any, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    """The other family is bound."""
+    original = socket.socket
+
+    def make(family: int, kind: int) -> socket.socket:
+        if family == missing:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return original(family, kind)
+
+    monkeypatch.setattr(socket, "socket", make)
+    (sock,), (skipped,) = bind("*:0")
+
+    assert sock.family != missing
+    assert skipped.family == missing
+    assert skipped.error == "EAFNOSUPPORT"
+
+
 def test_port_0_is_tried_anew_when_the_second_address_lacks_it(bind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The port that the kernel picks for the first address may be taken on the second: another is picked."""
     resolves_to(monkeypatch, V4, V6)
