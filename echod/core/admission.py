@@ -12,11 +12,6 @@ SMALL_CHANGE = 4
 """Connections that are never worth stepping aside for."""
 
 
-def near(total: int, limit: int) -> bool:
-    """Tell whether admitting one more must be decided under the lock, since others may be admitting too."""
-    return total >= limit - max(1, limit // 8)
-
-
 def steps_aside(own: int, total: int, workers: int) -> bool:
     """Tell whether a worker with `own` of `total` connections should leave the next ones to its siblings.
 

@@ -42,9 +42,6 @@ ACCEPTS_PER_TURN = 16
 STEP_ASIDE = 0.02
 """Seconds that a worker with too many connections leaves the next ones to its siblings."""
 
-TRY_AGAIN = 0.002
-"""Seconds until a worker asks again that found another one deciding at the limit."""
-
 PAUSE = 0.1
 """Seconds between attempts while descriptors or memory are used up; HAProxy and sshd wait as long."""
 
@@ -105,15 +102,9 @@ class Listener(Handler):
 
     def on_readable(self, now: float) -> None:
         """Accept some of those who wait, then see whether siblings should take the next ones."""
-        if not self._setting.gate.open():
-            self._rest(now + TRY_AGAIN)
-            return
-        try:
-            for _ in range(ACCEPTS_PER_TURN):
-                if not self._accept(now):
-                    break
-        finally:
-            self._setting.gate.shut()
+        for _ in range(ACCEPTS_PER_TURN):
+            if not self._accept(now):
+                break
         if self.interest and self._setting.gate.crowded():
             self._rest(now + STEP_ASIDE)
         elif self.interest and self._paused_at is not None:
@@ -139,14 +130,11 @@ class Listener(Handler):
 
     def release(self, now: float) -> None:
         """Accept all who wait already, and be done."""
-        # Whether another worker is deciding at the limit is not waited for: it cannot be passed all the same.
-        self._setting.gate.open()
         try:
             for _ in range(self._backlog + 1):  # as many as can wait, not as many as keep coming
                 if not self._accept(now):
                     break
         finally:
-            self._setting.gate.shut()
             self.retire()
 
     def close(self) -> None:

@@ -30,20 +30,12 @@ class Gate(Protocol):
     per_address: int
     """The same for one address; 0 for any number."""
 
-    def open(self) -> bool:
-        """Prepare to admit; False when another worker is deciding just now: ask again soon. Ends with `shut`."""
-        ...
-
     def admit(self, key: int) -> int | RefuseReason:
         """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
         ...
 
     def refuse(self, reason: RefuseReason) -> int:
         """Count one connection that was turned away and return an id for it."""
-        ...
-
-    def shut(self) -> None:
-        """End what `open` began."""
         ...
 
     def crowded(self) -> bool:

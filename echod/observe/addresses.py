@@ -39,9 +39,8 @@ class AddressTable:
 
     def total(self, key: int, rows: int) -> int:
         """Return the connections of an address in the first `rows` rows."""
-        found = 0
-        for row in range(rows):
-            start = _place(row, key)
+        found, first = 0, _place(0, key)
+        for start in range(first, first + rows * _ROW, _ROW):
             keys = self._cells[start : start + WAYS].tolist()
             if key in keys:
                 found += self._cells[start + WAYS + keys.index(key)]

@@ -1,20 +1,18 @@
 """Admits connections for all workers together, by the counts of the scoreboard.
 
 Rules
-    `max_connections` holds for the whole daemon. Far from the limit a worker counts itself in and looks whether the sum
-    still fits; near it, that decision is made under a lock, so that the last place is given, and given once.
-    The lock is a record lock on a memfd (fcntl(2)): the kernel drops it when its holder dies. It is only ever tried,
-    never waited for, since its holder may be stopped. A worker shows how often it has tried in vain (`lock_watch`).
+    `max_connections` and `max_connections_per_address` hold for the whole daemon, exactly, and without a lock: a worker
+    counts the connection in first and then looks whether the sum fits. Of those that race for the last places the
+    last one to look sees all others, so that no limit is ever passed.
+    One that does not fit is counted out again, and refused if the sum then is at the limit. If it is below, others did
+    not fit either, and it tries again: the last one that is counted out finds the place that none of them has got.
 
-Known limit: a worker that the scheduler suspends between its first look and its count, for as long as the others take
-to fill the last eighth, can make a sibling refuse one connection too early. The limit itself is never passed.
+Known limit: a worker that is stopped between its count and its look holds a place meanwhile that no connection has.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 from typing import TYPE_CHECKING
 
 from echod.core import admission
@@ -22,22 +20,16 @@ from echod.events import RefuseReason
 from echod.observe.scoreboard import REFUSED, ROWS, Column
 
 if TYPE_CHECKING:
-    from echod.observe.scoreboard import Row, Scoreboard
+    from collections.abc import Callable
+
+    from echod.observe.scoreboard import Row
+
+MAX_TRIES = 100
+"""How often a connection is counted in that meets others each time: workers that lie about their counts must not keep
+a worker busy."""
 
 # By themselves, since every connection asks: before Python 3.12 a member of an enumeration costs a call.
-_ACTIVE, _ACCEPTED, _REFUSED, _LOCK_WAITS = Column.ACTIVE, Column.ACCEPTED, Column.REFUSED, Column.LOCK_WAITS
-
-_FLOCK = "hhqqi4x"  # struct flock of fcntl(2)
-
-
-def lock_holder(board: Scoreboard) -> int | None:
-    """Return the other process that has the admission lock, or None (F_GETLK, fcntl(2)).
-
-    -1 stands for a lock of an open file description, and 0 for a process in another pid namespace.
-    """
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(board.lock, fcntl.F_GETLK, asked))
-    return None if kind == fcntl.F_UNLCK else pid
+_ACTIVE, _ACCEPTED, _REFUSED = Column.ACTIVE, Column.ACCEPTED, Column.REFUSED
 
 
 class Gate:
@@ -48,49 +40,53 @@ class Gate:
         self.per_address = per_address
         self._row = row
         self._board = row.board
-        self._locked = False
-
-    def open(self) -> bool:
-        """Prepare to admit; False when another worker is deciding at the limit just now."""
-        if not self.per_address and not admission.near(self._board.total(_ACTIVE), self.limit):
-            return True
-        try:
-            fcntl.lockf(self._board.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._row.cells[_LOCK_WAITS] += 1
-            return False
-        self._row.cells[_LOCK_WAITS] = 0
-        self._locked = True
-        return True
-
-    def shut(self) -> None:
-        """End what `open` began."""
-        if self._locked:
-            fcntl.lockf(self._board.lock, fcntl.LOCK_UN)
-            self._locked = False
 
     def admit(self, key: int) -> int | RefuseReason:
         """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
-        cells = self._row.cells
-        cells[_ACTIVE] += 1
-        if self._board.total(_ACTIVE) > self.limit:
-            cells[_ACTIVE] -= 1
-            return RefuseReason.OVER_LIMIT
         if key and not self.enter(key):
-            cells[_ACTIVE] -= 1
             return RefuseReason.OVER_ADDRESS_LIMIT
-        cells[_ACCEPTED] += 1
-        return self._number()
+        cells = self._row.cells
+        for _ in range(MAX_TRIES):
+            cells[_ACTIVE] += 1
+            if self._fits(self._active, self.limit):
+                cells[_ACCEPTED] += 1
+                return self._number()
+            cells[_ACTIVE] -= 1
+            os.sched_yield()
+            if self._active() >= self.limit:
+                break
+        if key:
+            self._board.addresses.leave(self._row.number, key)
+        return RefuseReason.OVER_LIMIT
 
     def enter(self, key: int) -> bool:
         """Count one connection of an address in, unless it has enough."""
         table, row = self._board.addresses, self._row.number
-        if not table.enter(row, key):
-            return False
-        if table.total(key, self._board.used) <= self.per_address:
-            return True
-        table.leave(row, key)
+
+        def total() -> int:
+            return table.total(key, self._board.used)
+
+        for _ in range(MAX_TRIES):
+            if not table.enter(row, key):
+                return False
+            if self._fits(total, self.per_address):
+                return True
+            table.leave(row, key)
+            os.sched_yield()
+            if total() >= self.per_address:
+                break
         return False
+
+    def _fits(self, total: Callable[[], int], limit: int) -> bool:
+        """Tell whether the sum fits that holds what this worker has just counted in."""
+        if total() <= limit - self._board.used:  # even if all others count one in at this moment
+            return True
+        # A full memory barrier, as every call of the scheduler: the others see this count before theirs are read.
+        os.sched_yield()
+        return total() <= limit
+
+    def _active(self) -> int:
+        return self._board.total(_ACTIVE)
 
     def refuse(self, reason: RefuseReason) -> int:
         """Count one connection that was turned away and return an id for it."""

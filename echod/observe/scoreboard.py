@@ -70,8 +70,6 @@ class Column(IntEnum):
     """Their bytes, the same out as in."""
     PID = auto()
     """The process that has the row; 0 when none does."""
-    LOCK_WAITS = auto()
-    """Attempts to take the admission lock that have failed since the last one that did not."""
     READY = auto()
     """1 while the daemon serves and does not stop; this and those below stand in the supervisor's row only."""
     LIMIT = auto()
@@ -149,7 +147,6 @@ class Scoreboard:
         self.cells = self.memory.cells
         self.cells[_ROWS_USED] = 1
         self.stride = self.memory.stride
-        self.lock = os.memfd_create("echod-admission", os.MFD_CLOEXEC)
         self.addresses = AddressTable(ROWS)
 
     @property
@@ -157,9 +154,9 @@ class Scoreboard:
         """How many rows were ever used: the first so many."""
         return self.cells[_ROWS_USED]
 
-    def filenos(self) -> tuple[int, int, int]:
+    def filenos(self) -> tuple[int, int]:
         """Return the descriptors that a daemon keeps when it detaches."""
-        return self.lock, self.memory.fd, self.addresses.memory.fd
+        return self.memory.fd, self.addresses.memory.fd
 
     def close(self) -> None:
         """Close all descriptors; what is mapped stays."""
@@ -187,8 +184,6 @@ class Scoreboard:
 
     def own(self, number: int) -> Row:
         """Return the row of slot `number` in the process that was forked for it; see `SharedRows.own`."""
-        # A lock may belong to an open file description: one that all share would keep it when this process is killed.
-        self.lock = os.open(f"/proc/self/fd/{self.lock}", os.O_RDWR | os.O_CLOEXEC)
         row = Row(self, number, self.memory.own(number)[:COLUMNS])
         self.cells = self.memory.cells
         self.addresses.own(number)
@@ -207,7 +202,7 @@ class Scoreboard:
         row[CLOSED[CloseReason.WORKER_LOST]] += lost.connections
         row[Column.RECORDED_RECEIVED] = row[Column.RECEIVED]
         row[Column.RECORDED_ECHOED] = row[Column.ECHOED]
-        row[Column.ACTIVE] = row[Column.ACCEPTING] = row[Column.PID] = row[Column.LOCK_WAITS] = 0
+        row[Column.ACTIVE] = row[Column.ACCEPTING] = row[Column.PID] = 0
         self.addresses.clear(number)
         return lost
 

@@ -4,15 +4,14 @@ Rules
     A slot is a place for one worker; each has its own waiting time before a replacement. Start, reload and replacement
     are the same act: a worker is sent the current assignment.
     A worker without descriptors or memory for what it was told makes room, and is told again with the next heartbeat.
-    A worker that breaks a rule is killed and replaced. So is one that answers no heartbeat, one that confirms nothing,
-    since a reload would wait for it for ever, and one that keeps the admission lock. Where the supervisor itself did
-    not run on time no worker could have answered, and the count starts again.
+    A worker that breaks a rule is killed and replaced. So is one that answers no heartbeat, and one that confirms
+    nothing, since a reload would wait for it for ever. Where the supervisor itself did not run on time no worker could
+    have answered, and the count starts again.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -26,7 +25,6 @@ from echod.observe.scoreboard import Column
 from echod.process import channel as messages
 from echod.process import signals
 from echod.process.hand import Hand, fork
-from echod.process.lock_watch import LockWatch
 from echod.process.status import WorkerStatus
 
 if TYPE_CHECKING:
@@ -101,7 +99,6 @@ class Crew:
         self._log_serial = 0
         self._next_ping = inf
         self._timer = Timer(self._tick)
-        self._lock_watch = LockWatch(reactor, board, self._hands, self._on_lock_held)
         reactor.add(self._timer)
 
     # -- what the supervisor asks for ---------------------------------------------------------------------------------
@@ -296,22 +293,11 @@ class Crew:
                 hand.silent = True
                 hand.kill()
             elif now - hand.confirmed_at >= CONFIRM_TIMEOUT:
-                self._accuse(hand, "did not confirm what it was told")
+                hand.accuse("did not confirm what it was told")
+                self._reactor.touch(hand)
             if hand.behind:
                 self._catch_up(hand)
             hand.ping()
-        self._lock_watch.check(now)
-
-    def _on_lock_held(self, pid: int) -> None:
-        if hand := self._hands.get(pid):
-            self._accuse(hand, "kept the admission lock from other workers")
-        else:  # a child of a worker: no other process can have the lock
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-
-    def _accuse(self, hand: Hand, violation: str) -> None:
-        hand.accuse(violation)
-        self._reactor.touch(hand)
 
     def _schedule(self) -> None:
         waiting: Iterable[float] = (slot.due for slot in self._slots if slot.hand is None)

@@ -70,7 +70,7 @@ def live(channel: WorkerChannel, row: Row, log: Log, poller: str, who: RunAs | N
         log.move_to(row)
         log.sink.replace(sink.open_again(log.sink.fd))
         row[Column.PID] = os.getpid()
-        descriptors.close_all_but({0, 1, 2, *channel.filenos(), log.sink.fd, row.board.lock})
+        descriptors.close_all_but({0, 1, 2, *channel.filenos(), log.sink.fd})
         privileges.drop_to(who)
         Worker(channel, row, log, poller).run()
         status = 0

@@ -1,4 +1,4 @@
-"""When the lock is needed, and when a worker leaves the next connection to its siblings."""
+"""When a worker leaves the next connection to its siblings."""
 
 from __future__ import annotations
 
@@ -6,33 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echod.core.admission import SMALL_CHANGE, Bucket, near, steps_aside
-
-
-@pytest.mark.parametrize(
-    ("total", "limit", "expected"),
-    [
-        (0, 1, True),
-        (0, 2, False),
-        (1, 2, True),
-        (6, 8, False),
-        (7, 8, True),
-        (8749, 10_000, False),
-        (8750, 10_000, True),
-        (10_000, 10_000, True),
-        (10_001, 10_000, True),
-    ],
-)
-def test_near_is_the_last_eighth(total: int, limit: int, expected: bool) -> None:
-    """The last eighth of the places, and always the last one, is given away under the lock."""
-    assert expected is near(total, limit)
-
-
-@given(st.integers(min_value=1, max_value=10**6), st.integers(min_value=0, max_value=10**6))
-def test_near_stays_near(limit: int, total: int) -> None:
-    """Who is near the limit is still near with one connection more, and the last place always is."""
-    assert near(limit - 1, limit)
-    assert near(total + 1, limit) >= near(total, limit)
+from echod.core.admission import SMALL_CHANGE, Bucket, steps_aside
 
 
 @pytest.mark.parametrize(

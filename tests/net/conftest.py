@@ -60,14 +60,7 @@ class DoorKeeper:
         self.turned_away: list[RefuseReason] = []
         self.serial = 0
         self.inside = 0
-        self.opened = 0
-        self.busy = False
         self.stuffed = False
-
-    def open(self) -> bool:
-        """Open, unless another is deciding."""
-        self.opened += not self.busy
-        return not self.busy
 
     def admit(self, key: int) -> int | RefuseReason:
         """Admit up to the limit."""
@@ -82,10 +75,6 @@ class DoorKeeper:
         self.turned_away.append(reason)
         self.serial += 1
         return self.serial
-
-    def shut(self) -> None:
-        """Close what was opened."""
-        self.opened -= 1
 
     def crowded(self) -> bool:
         """Say what the test has set."""

@@ -1,23 +1,22 @@
-"""Admission: a limit that holds over all processes, unique ids, and a lock that only one has."""
+"""Admission: limits that hold over all processes, and unique ids."""
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
-import signal
-from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from echod.events import RefuseReason
-from echod.observe.gate import Gate
+from echod.observe.addresses import AddressTable
+from echod.observe.gate import MAX_TRIES, Gate
 from echod.observe.scoreboard import REFUSED, Column, Scoreboard
 from tests.observe.processes import active, child, rows, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
 
     from tests.conftest import Size
 
@@ -90,156 +89,103 @@ def test_an_address_has_its_own_limit(board: Scoreboard, stack: ExitStack) -> No
     assert [True, True, False] == [isinstance(first.admit(7), int) for _ in range(3)]
 
 
-def test_with_a_limit_for_addresses_every_decision_is_alone(board: Scoreboard, stack: ExitStack) -> None:
-    """Else two workers could each turn away the one who still fitted: only one decides at a time."""
-    mine, theirs = rows(board, 2)
-    hold(board, stack, Gate(theirs, 10**6, per_address=1))
-    gate = Gate(mine, 10**6, per_address=1)
-
-    assert not gate.open()
-
-
-# -- the lock ---------------------------------------------------------------------------------------------------------
-
-
-def is_locked(board: Scoreboard, stack: ExitStack) -> bool:
-    """Tell whether this process has the lock, by the eyes of another one."""
-
-    def try_it() -> None:
-        fcntl.lockf(board.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def quietly() -> None:
-        with suppress(OSError):
-            try_it()
-            os._exit(7)
-
-    return status(child(stack, quietly)) != 7
-
-
-@pytest.mark.parametrize(("count", "locked"), [(0, False), (6, False), (7, True), (8, True), (9, True)])
-def test_the_lock_is_taken_near_the_limit_only(board: Scoreboard, stack: ExitStack, count: int, locked: bool) -> None:
-    """Far from the limit nobody takes a lock; near it one worker at a time decides, and gives the lock back."""
-    mine, _ = active(board, 0, count)
-    gate = Gate(mine, 8)
-    opened = gate.open()
-    during = is_locked(board, stack)
-    gate.shut()
-    gate.shut()  # once more does no harm
-
-    assert (True, locked, False) == (opened, during, is_locked(board, stack))
-
-
-def hold(board: Scoreboard, stack: ExitStack, gate: Gate) -> int:
-    """Return the process that has opened `gate` and sleeps on it."""
-    told, tell = os.pipe()
-
-    def sleep() -> None:
-        gate.open()
-        os.write(tell, b"!")
-        signal.pause()
-
-    pid = child(stack, sleep)
-    os.read(told, 1)
-    os.close(told)
-    os.close(tell)
-    return pid
-
-
-def test_another_has_the_lock(board: Scoreboard, stack: ExitStack) -> None:
-    """The lock is tried and not waited for, even if its holder is stopped; when the holder dies it is free."""
-    mine, theirs = active(board, 4, 4)
-    holder = hold(board, stack, Gate(theirs, 8))
-    os.kill(holder, signal.SIGSTOP)
-    gate = Gate(mine, 8)
-    during = gate.open()
-    gate.shut()
-    os.kill(holder, signal.SIGKILL)
-    os.waitpid(holder, 0)
-    after = gate.open()
-    gate.shut()
-
-    assert (False, True) == (during, after)
-
-
-def test_shut_without_the_lock_leaves_it_to_its_holder(board: Scoreboard, stack: ExitStack) -> None:
-    """A gate that could not be opened does not unlock anything when it is shut."""
-    mine, theirs = active(board, 4, 4)
-    hold(board, stack, Gate(theirs, 8))
-    gate = Gate(mine, 8)
-    gate.open()
-    gate.shut()
-
-    assert not gate.open()
-
+# -- races ------------------------------------------------------------------------------------------------------------
 
 RUNNERS = 4
 
 
-def race(board: Scoreboard, stack: ExitStack, limit: int, attempts: int) -> None:
-    """Let so many processes try so often each to let somebody in, all at the same time, as listeners do."""
-    start = memoryview(mmap.mmap(-1, 8)).cast("Q")
-    original = Scoreboard.total
+def slow(method: Callable[..., int]) -> Callable[..., int]:
+    """Return a sum that takes long: all who may count themselves in before it, and before it is acted on, do so."""
 
     def wait() -> None:
         for _ in range(1500):
             os.sched_yield()
 
-    def slow_total(self: Scoreboard, column: int) -> int:
-        wait()  # after the count and before the sum everybody who may come in between does
-        found = original(self, column)
-        wait()  # and so they do before a sum is acted on
+    def total(*args: int) -> int:
+        wait()
+        found = method(*args)
+        wait()
         return found
+
+    return total
+
+
+def race(board: Scoreboard, stack: ExitStack, gates: list[Gate], attempts: int, key: int = 0) -> None:
+    """Let one process for each gate try so often to admit a connection of `key`, all at the same time."""
+    start = memoryview(mmap.mmap(-1, 8)).cast("Q")
 
     def run(gate: Gate) -> Callable[[], None]:
         def live() -> None:
-            Scoreboard.total = slow_total  # type: ignore[method-assign]  # in the child only
+            # In the child only.
+            Scoreboard.total = slow(Scoreboard.total)  # type: ignore[method-assign]
+            AddressTable.total = slow(AddressTable.total)  # type: ignore[method-assign]
             while not start[0]:
                 os.sched_yield()
-            left = attempts
-            while left:
-                if not gate.open():
-                    continue
-                left -= 1
-                if not isinstance(gate.admit(0), int):
+            for _ in range(attempts):
+                if not isinstance(gate.admit(key), int):
                     gate.refuse(RefuseReason.DENIED)
-                gate.shut()
 
         return live
 
-    pids = [child(stack, run(Gate(row, limit))) for row in rows(board, RUNNERS)]
+    pids = [child(stack, run(gate)) for gate in gates]
     start[0] = 1
 
-    assert [status(pid) for pid in pids] == [0] * RUNNERS
+    assert [status(pid) for pid in pids] == [0] * len(gates)
 
 
 @pytest.mark.parametrize(("limit", "places"), [(1, 1), (2, 1), (8, 1), (24, 3), (1000, 3)])
-def test_the_last_places_are_given_exactly(board: Scoreboard, stack: ExitStack, limit: int, places: int) -> None:
-    """Of processes that race for the last places as many get in as there are places: none twice, none to nobody."""
+def test_admit_gives_the_last_places_exactly(board: Scoreboard, stack: ExitStack, limit: int, places: int) -> None:
+    """Of processes that race for the last places as many get in as there are places, no more and no less."""
     board.row(0)[Column.ACTIVE] = limit - places
-    race(board, stack, limit, 1)
+    race(board, stack, [Gate(row, limit) for row in rows(board, RUNNERS)], 1)
 
-    assert (limit, places, RUNNERS - places) == (
-        board.total(Column.ACTIVE),
-        board.total(Column.ACCEPTED),
-        board.total(Column.REFUSED),
-    )
+    assert board.total(Column.ACTIVE) == limit
+    assert board.total(Column.ACCEPTED) == places
+    assert board.total(Column.REFUSED) == RUNNERS - places
 
 
-def test_the_limit_is_never_passed(board: Scoreboard, stack: ExitStack, size: Size) -> None:
-    """So it is when they start from nothing, most of the way without the lock; half of them get in."""
+@pytest.mark.parametrize(("limit", "places"), [(1, 1), (2, 1), (8, 1), (24, 3), (1000, 3)])
+def test_admit_gives_the_last_places_of_an_address_exactly(
+    board: Scoreboard, stack: ExitStack, limit: int, places: int
+) -> None:
+    """The same for the places that one address has."""
+    taken = rows(board, RUNNERS + 1)
+    for _ in range(limit - places):
+        board.addresses.enter(taken[0].number, 7)
+    race(board, stack, [Gate(row, 10**6, limit) for row in taken[1:]], 1, key=7)
+
+    assert board.addresses.total(7, board.used) == limit
+    assert board.total(Column.ACTIVE) == places
+    assert board.total(Column.REFUSED) == RUNNERS - places
+
+
+@pytest.mark.parametrize("per_address", [False, True])
+def test_admit_never_passes_a_limit(board: Scoreboard, stack: ExitStack, size: Size, per_address: bool) -> None:
+    """Nor does it when they start from nothing; half of them get in."""
     attempts = size(25, 100)
     half = RUNNERS * attempts // 2
-    race(board, stack, half, attempts)
+    limits = (10**6, half) if per_address else (half, 0)
+    race(board, stack, [Gate(row, *limits) for row in rows(board, RUNNERS)], attempts, key=7 * per_address)
 
-    assert (half, half) == (board.total(Column.ACTIVE), board.total(Column.REFUSED))
+    assert board.total(Column.ACTIVE) == half
+    assert board.total(Column.REFUSED) == half
 
 
-def test_the_limit_holds_without_the_lock(board: Scoreboard, stack: ExitStack) -> None:
-    """Who was far from it when the door was opened, and comes to it together with others, is counted first."""
-    race(board, stack, 3, 1)
+def test_admit_ends_when_a_sibling_lies(board: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose count comes and goes, so that there seems to be a place each time, is not asked for ever."""
+    [row] = active(board, 0)
+    sums = 0
 
-    assert board.total(Column.ACTIVE) <= 3 < RUNNERS
-    assert board.total(Column.ACTIVE) + board.total(Column.REFUSED) == RUNNERS
+    def total(self: Scoreboard, column: int) -> int:
+        nonlocal sums
+        sums += 1
+        return 2 * row[Column.ACTIVE]
+
+    monkeypatch.setattr(Scoreboard, "total", total)
+
+    assert Gate(row, 1).admit(0) == RefuseReason.OVER_LIMIT
+    assert sums == 3 * MAX_TRIES
+    assert row[Column.ACTIVE] == 0
 
 
 # -- fairness ---------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class World:
         self.generation += 1
         config = Config(daemon=Daemon(workers=workers))
         listener = self.board  # nothing listens: any name and descriptor makes a worker that does not retire
-        sockets: list[Any] = [("echo", _Fd(listener.lock))]
+        sockets: list[Any] = [("echo", _Fd(listener.memory.fd))]
         memfd = messages.to_memfd(config, {})
         self.crew.assign(Assignment(self.generation, workers, memfd, sockets), self.now)
 

@@ -102,9 +102,7 @@ def test_the_starter_is_told_of_a_failure(
         told = pipe.read()
 
     assert '[1,["no worker could start"]]' == told
-    assert 7 == len(set(kept)), (
-        "directory, lock, admission, both memories of the scoreboard, log and a listening socket"
-    )
+    assert 6 == len(set(kept)), "directory, lock, both memories of the scoreboard, log and a listening socket"
 
 
 @pytest.mark.parametrize(

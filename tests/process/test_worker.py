@@ -120,7 +120,7 @@ def test_it_serves_what_it_is_assigned(supervised: Supervised) -> None:
 
 
 def test_it_keeps_only_what_is_its_own(supervised: Supervised) -> None:
-    """Of its parent's descriptors it holds standard streams, both halves of its channel, log and admission lock.
+    """Of its parent's descriptors it holds standard streams, both halves of its channel, and log.
 
     A copy of standard input is its spare one.
     """
@@ -129,7 +129,7 @@ def test_it_keeps_only_what_is_its_own(supervised: Supervised) -> None:
     held = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{supervised.pid}/fd").iterdir()}  # noqa: PTH115
     rest = sorted(what.split(":")[0] for fd, what in held.items() if fd > 2 and what != held[0])
 
-    assert ["/memfd", str(supervised.log_file), "pipe", "socket"] == rest
+    assert [str(supervised.log_file), "pipe", "socket"] == rest
 
 
 def test_a_ping_is_answered(supervised: Supervised) -> None:

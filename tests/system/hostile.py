@@ -15,7 +15,6 @@ import select
 import socket
 import struct
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -155,23 +154,6 @@ def serve_the_future(worker: Worker) -> bytes:
     return b"done"
 
 
-def keep_lock(worker: Worker) -> bytes:
-    """Take the admission lock, and never give it back."""
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.lockf(worker._row.board.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            time.sleep(60)
-
-
-def keep_lock_quietly(worker: Worker) -> bytes:
-    """Take the admission lock so that the kernel names nobody, and never give it back."""
-    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.fcntl(worker._row.board.lock, fcntl.F_OFD_SETLK, lock)
-            time.sleep(60)
-
-
 def block_log(worker: Worker) -> bytes:
     """Make writes to the log wait, and fill it until they do."""
     fd = worker._log.sink.fd
@@ -213,8 +195,6 @@ ATTACKS: dict[str, Callable[[Worker], bytes]] = {
         shut_down_and_take,
         flood,
         serve_the_future,
-        keep_lock,
-        keep_lock_quietly,
         block_log,
         garbage,
     )

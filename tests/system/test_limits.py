@@ -1,14 +1,20 @@
-"""Time limits of a connection, in real time: FIN when everything was echoed, RST when not, the reason in the record."""
+"""Limits in real time: what ends a connection, how, and with which reason; what admission costs."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import statistics
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.system.clients import MIB, connect, ping, read_to_end
+from tests.system.daemon import wait_until
 
 if TYPE_CHECKING:
+    from tests.conftest import Size
     from tests.system.daemon import Daemon, Starter
 
 SLACK = 1.0  # a limit of T ends a connection between T and T + 1 s
@@ -137,3 +143,42 @@ def test_zero_switches_a_limit_off(start: Starter) -> None:
         time.sleep(1.0)
         ping(client)
     ended(daemon, "peer_closed")
+
+
+def burst(daemon: Daemon, listeners: int, clients: int) -> float:
+    """Connect so many clients at once, spread over all listeners; return the seconds until all were echoed to."""
+    addresses = [daemon.address(f"echo{number}") for number in range(listeners)]
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(socket.socket()) for _ in range(clients)]
+        began = time.monotonic()
+        for number, client in enumerate(crowd):
+            client.setblocking(False)
+            client.connect_ex(addresses[number % listeners])
+        for client in crowd:
+            client.settimeout(20)
+            client.sendall(b"x")
+        for client in crowd:
+            assert client.recv(1) == b"x"
+        took = time.monotonic() - began
+    wait_until(lambda: daemon.active() == 0, what="all clients to be gone")
+    return took
+
+
+@pytest.mark.alone
+def test_limit_per_address_does_not_slow_a_burst_of_connects(start: Starter, size: Size) -> None:
+    """The workers admit side by side: with the limit a burst takes at most three times as long as without."""
+    workers, listeners = size(48, 128), size(40, 100)
+    tables: dict[str, Any] = {
+        "workers": workers,
+        "listeners": [{"name": f"echo{number}", "address": "127.0.0.1:0"} for number in range(listeners)],
+        "log": {"suppress": ["connection.opened", "connection.closed"]},
+    }
+    medians = []
+    for per_address in (0, 1000):
+        daemon = start(limits={"max_connections": 2000, "max_connections_per_address": per_address}, **tables)
+        medians.append(statistics.median(burst(daemon, listeners, 700) for _ in range(7)))
+        daemon.stop()
+    without, limited = medians
+    print(f"{workers} workers: {limited * 1000:.0f} ms with the limit, {without * 1000:.0f} ms without")  # noqa: T201
+
+    assert limited <= 3 * without

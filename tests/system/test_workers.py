@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system import proc
-from tests.system.clients import connect, echo_once, ping
+from tests.system.clients import connect, echo_once
 from tests.system.daemon import PYTHON, wait_until
 from tests.system.hostile import PREFIX
 from tests.system.test_admin import ANYWHERE, get
@@ -253,51 +253,6 @@ def test_port_that_a_worker_has_taken_does_not_end_the_daemon(start: Starter) ->
     seconds_until_served(address, time.monotonic())
     assert_in_charge(daemon)
     assert 1 == len(daemon.records("listener.failed"))
-
-
-# -- the lock ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["keep_lock", "keep_lock_quietly"])
-def test_worker_that_keeps_the_admission_lock_is_replaced(start: Starter, name: str) -> None:
-    """While it keeps the lock its sibling can let nobody in; it is found, and the clients that wait are served."""
-    daemon = start(
-        workers=2,
-        prefix=HOSTILE,
-        listeners=listener(),
-        limits={"max_connections_per_address": 50},
-        expect=DIED,
-    )
-    with contextlib.ExitStack() as stack:
-        began = time.monotonic()
-        begin_attack(stack, daemon.address(), name)
-        died = None
-        while died is None and time.monotonic() < began + 8:
-            stack.enter_context(connect(daemon.address()))  # somebody to let in
-            died = next(iter(daemon.records("worker.died")), None)
-            time.sleep(0.1)
-    print(f"found after {time.monotonic() - began:.1f} s")  # noqa: T201
-
-    assert died
-    assert "kept the admission lock from other workers" == died["echod.worker.violation"]
-    assert_in_charge(daemon)
-
-
-def test_busy_worker_is_not_taken_for_one_that_keeps_the_lock(start: Starter, size: Size) -> None:
-    """Under a load of connects that are all decided under the lock no worker is killed: `check` allows no error."""
-    daemon = start(workers=3, limits={"max_connections_per_address": 500}, log={"level": "warning"})
-    address = daemon.address()
-    end = time.monotonic() + size(4, 30)
-    workers = daemon.workers()
-    served = 0
-    while time.monotonic() < end:
-        with contextlib.ExitStack() as stack:
-            for client in [stack.enter_context(connect(address)) for _ in range(50)]:
-                ping(client)
-                served += 1
-    print(f"{served} connections served")  # noqa: T201
-
-    assert workers == daemon.workers()
 
 
 # -- the log ----------------------------------------------------------------------------------------------------------
