@@ -48,7 +48,8 @@ _KINDS = {
 
 def default_file() -> Path | None:
     """Return the configuration file that is used when none is named, where it exists."""
-    return DEFAULT_PATH if DEFAULT_PATH.exists() else None
+    # Not Path.exists(), which raises PermissionError: reading the file says what is wrong with it.
+    return DEFAULT_PATH if os.path.lexists(DEFAULT_PATH) else None
 
 
 def runtime_directory(path: Path) -> str | None:

@@ -76,8 +76,9 @@ class Sink:
 
     def replace(self, fd: int) -> None:
         """Go on with `fd`, and close the one before."""
-        os.close(self.fd)
-        self.fd = fd
+        old, self.fd = self.fd, fd
+        with suppress(OSError):  # it is closed all the same: the error is that of an earlier write (close(2))
+            os.close(old)
         self._begun = 0  # the line is written again, whole, where the log goes on
         self._learn()
 
@@ -154,9 +155,9 @@ def open_again(fd: int) -> int:
     """Return a descriptor for the same file, with flags of its own where the file can be opened again.
 
     What shares the flags (fcntl(2), F_SETFL) could take O_NONBLOCK away, and make this process wait. A socket cannot be
-    opened again, and need not be: each write to it says that it does not wait.
+    opened again, and need not be: each write to it says that it does not wait. Nor can a named pipe without a reader.
     """
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK)
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND)
     with suppress(OSError):
-        return os.open(f"/proc/self/fd/{fd}", flags | os.O_NOCTTY | os.O_CLOEXEC)
+        return os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     return os.dup(fd)

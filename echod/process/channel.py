@@ -27,6 +27,7 @@ import fcntl
 import os
 import select
 import socket
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from typing import TYPE_CHECKING
@@ -240,13 +241,16 @@ def to_memfd(config: Config, materials: Mapping[str, Material]) -> int:
 
     Raise StartError when memory is short.
     """
-    try:
-        fd = os.memfd_create("echod-config", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with open(fd, "wb", closefd=False) as file:
-            file.write(orjson.dumps({"config": dumping.dump(config), "certificates": materials}))
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)  # a worker must not rewrite what later workers will read
-    except OSError as error:
-        raise StartError(f"no memory for the configuration: {error.strerror}", errno=error.errno) from None
+    with ExitStack() as undo:
+        try:
+            fd = os.memfd_create("echod-config", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            undo.callback(os.close, fd)
+            with open(fd, "wb", closefd=False) as file:
+                file.write(orjson.dumps({"config": dumping.dump(config), "certificates": materials}))
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)  # a worker must not rewrite what later workers will read
+        except OSError as error:
+            raise StartError(f"no memory for the configuration: {error.strerror}", errno=error.errno) from None
+        undo.pop_all()
     return fd
 
 

@@ -70,6 +70,10 @@ class ControlSocket(Handler):
         self._emit = emit
         self._connections: list[ControlConnection] = []
 
+    def on_crash(self, error: Exception, now: float) -> None:
+        """Go on after a pause, when the kernel has no memory to watch the socket, say."""
+        self._pause(now)
+
     def on_readable(self, now: float) -> None:
         """Accept the clients that wait."""
         for _ in range(ACCEPTS_PER_TURN):
@@ -78,8 +82,7 @@ class ControlSocket(Handler):
             except BlockingIOError:
                 return
             except OSError:
-                self.interest = 0
-                self.deadline = now + ACCEPT_BACKOFF
+                self._pause(now)
                 return
             self._admit(connection, now)
 
@@ -110,6 +113,10 @@ class ControlSocket(Handler):
         self.close()
         for connection in self._live():
             connection.detach()
+
+    def _pause(self, now: float) -> None:
+        self.interest = 0
+        self.deadline = now + ACCEPT_BACKOFF
 
     def _admit(self, connection: socket.socket, now: float) -> None:
         pid, uid = peer_credentials(connection)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 import echod
+from echod.config.wording import printable
 from echod.errors import UsageError
 from echod.events import ControlReceived, ControlRejected
 from echod.net.poller import READABLE, WRITABLE
@@ -134,7 +135,8 @@ class ControlConnection(Handler):
 
     def refuse(self, error: EchodError, now: float) -> None:
         """Send the answer to the request: not done, with the reason and the exit code of the command."""
-        self._answer({"ok": False, "errors": list(error.lines), "exit_code": error.exit_code}, now)
+        lines = [printable(line, len(line)) for line in error.lines]
+        self._answer({"ok": False, "errors": lines, "exit_code": error.exit_code}, now)
 
     def keep_open(self) -> None:
         """Leave the connection open after the answer, until the process ends."""

@@ -123,7 +123,8 @@ class Hand(Handler):
             self.behind = True
             return
         self.tell(messages.ReopenLog(serial), [copy])
-        os.close(copy)
+        with suppress(OSError):  # of an earlier write (close(2))
+            os.close(copy)
 
     def ping(self) -> None:
         """Send a heartbeat; a channel that is full is the silence of a worker that does not read."""

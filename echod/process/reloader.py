@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from echod import events
+from echod.config.wording import printable
 from echod.errors import EchodError, StartError
 from echod.process import reload, reports, status
 from echod.process.reports import Phase
@@ -78,8 +79,8 @@ class Reloader:
         self._host.enter(Phase.RELOADING)
         try:
             self._draft = reload.draft(self._estate.settings, self._estate.doors, self._reactor)
-        except EchodError as error:
-            self._refuse(error, now)
+        except (EchodError, OSError) as error:
+            self._refuse(_failure(error), now)
         else:
             self.advance(all_serving=False, now=now)
 
@@ -115,8 +116,8 @@ class Reloader:
         self._draft = None
         try:
             self._prepared = reload.prepare(draft, self._estate.settings, self._estate.doors)
-        except EchodError as error:
-            self._refuse(error, now)
+        except (EchodError, OSError) as error:
+            self._refuse(_failure(error), now)
             return
         self.generation += 1
         if self._prepared.log is not None:
@@ -143,7 +144,9 @@ class Reloader:
 
     def _end(self, error: EchodError | None) -> reload.Report:
         assert self.report is not None  # noqa: S101  # a reload is in progress
-        self.report.end(error.exit_code if error else 0, list(error.lines) if error else None)
+        self.report.end(
+            error.exit_code if error else 0, [printable(line, len(line)) for line in error.lines] if error else None
+        )
         return self.report
 
     def _answer(self, error: EchodError | None, now: float) -> None:
@@ -153,3 +156,8 @@ class Reloader:
             else:
                 client.answer(now)
         self._clients.clear()
+
+
+def _failure(error: EchodError | OSError) -> EchodError:
+    """Return what a reload is refused with; an OSError that no step has explained refuses it too."""
+    return error if isinstance(error, EchodError) else StartError(str(error), errno=error.errno)

@@ -155,7 +155,11 @@ class RuntimeDirectory:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise StartError(f"{path}: not a regular file; remove it")
-        os.fchmod(fd, 0o600)  # who can open a file can lock it
+        try:
+            os.fchmod(fd, 0o600)  # who can open a file can lock it
+        except OSError as error:
+            os.close(fd)
+            raise StartError(f"{path}: {error.strerror}", errno=error.errno) from None
         return fd
 
     def _make_lock(self) -> None:
@@ -229,7 +233,9 @@ class RuntimeDirectory:
         """Raise StartError when a daemon answers in this directory."""
         try:
             connection = connect(self.path)
-        except StartError:
+        except StartError as error:
+            if error.errno == errno.EAGAIN:  # its queue is full
+                raise StartError("already running", errno=errno.EBUSY) from None
             return  # not a server that this user may trust; the lock decides
         if connection:
             with connection:
@@ -247,6 +253,8 @@ class RuntimeDirectory:
             return os.lstat(name, dir_fd=self._fd)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StartError(f"{self.path / name}: {error.strerror}", errno=error.errno) from None
 
     def _is_in_place(self) -> bool:
         with suppress(OSError):
@@ -279,11 +287,14 @@ def _open_directory(path: Path, mode: int) -> int:
         raise StartError(f"runtime directory {path}: {error.strerror}", errno=error.errno) from None
     try:
         _check_owner(path, os.fstat(fd))
+        if is_new:
+            os.fchmod(fd, mode)  # whatever the umask
     except StartError:
         os.close(fd)
         raise
-    if is_new:
-        os.fchmod(fd, mode)  # whatever the umask
+    except OSError as error:
+        os.close(fd)
+        raise StartError(f"runtime directory {path}: {error.strerror}", errno=error.errno) from None
     with suppress(OSError):  # see "Known limit"
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return fd

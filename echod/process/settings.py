@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from echod.config import loading, plan, reading
 from echod.config.models import Config
+from echod.config.wording import printable
 from echod.errors import ConfigError, StartError
 from echod.net import poller
 from echod.observe import log_file, sink
@@ -62,19 +63,21 @@ def gather(given: Path | None, *, foreground: bool, inherited: frozenset[str] = 
     except ConfigError as error:
         raise ConfigError(*(loading.placed(path, line) if path else line for line in error.lines)) from None
     if not foreground and not config.log.file:
-        raise ConfigError(f"{path or 'defaults'}: log.file: must name a file under --daemon, which has no other output")
+        raise ConfigError(
+            f"{reading.prefix(path, None) if path else 'defaults: '}log.file: must name a file under --daemon, "
+            "which has no other output"
+        )
     return Settings(config, path, given, foreground, name, adjustments, inherited, materials)
 
 
 def open_log(settings: Settings) -> int:
     """Return a descriptor for the log that `settings` asks for."""
     path = settings.config.log.file
-    if not path:
-        return sink.open_standard_output()
     try:
-        return log_file.open_file(path)
+        return log_file.open_file(path) if path else sink.open_standard_output()
     except OSError as error:
-        raise StartError(f"log.file: {path}: {error.strerror}", errno=error.errno) from None
+        where = f"log.file: {printable(path, len(path))}" if path else "standard output"
+        raise StartError(f"{where}: {error.strerror}", errno=error.errno) from None
 
 
 def raise_descriptor_limit() -> None:

@@ -66,6 +66,7 @@ def live(channel: WorkerChannel, row: Row, log: Log, poller: str, who: RunAs | N
     status = 1
     try:
         signals.become_worker()
+        log.sink.forget()  # the supervisor's lines
         row = row.board.own(row.number)
         log.move_to(row)
         log.sink.replace(sink.open_again(log.sink.fd))

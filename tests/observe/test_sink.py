@@ -620,3 +620,37 @@ def test_socket_that_is_opened_again_is_a_duplicate() -> None:
         os.close(copy)
 
         assert b"through" == ours.recv(7)
+
+
+def test_named_pipe_without_a_reader_is_not_waited_for(tmp_path: Path) -> None:
+    """The supervisor would wait for a reader, and serve nothing meanwhile: the descriptor is duplicated instead."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(path, os.O_WRONLY)
+    os.close(reader)
+    copy = open_again(writer)
+
+    assert os.path.sameopenfile(copy, writer)
+    os.close(copy)
+    os.close(writer)
+
+
+def test_replace_uses_the_new_descriptor_when_closing_the_old_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk on a network file system is told by close(2)."""
+    reader, writer = os.pipe()
+    other_reader, other = os.pipe()
+    sink = Sink(writer)
+    close = os.close
+
+    def failing(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", failing)
+        sink.replace(other)
+
+    assert sink.fd == other
+    for fd in (reader, other_reader, other):
+        os.close(fd)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from echod.config.models import Config, Daemon
+from echod.errors import StartError
 from echod.process import channel
 from echod.process.certificates import Material
 
@@ -271,3 +272,18 @@ def test_the_configuration_travels_as_a_memfd() -> None:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(copy)
     os.close(fd)
+
+
+def test_memfd_that_cannot_be_written_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reload that fails would leave a descriptor open."""
+
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "fcntl", refuse)
+        with pytest.raises(StartError):
+            channel.to_memfd(Config(), {})
+
+    assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from echod.net.poller import READABLE
 from echod.process import control
 from echod.process.control import MAX_CONNECTIONS, MAX_WAITING
 from tests.process.control_server import Server, answer, open_count
@@ -128,6 +129,16 @@ def test_accepting_pauses_without_descriptors(
     turn(server.reactor, server.received)
 
     assert answer(client)["ok"]
+
+
+def test_control_socket_goes_on_when_it_cannot_be_watched(server: Server) -> None:
+    """Without memory in the kernel, say; the supervisor must not end."""
+    server.control.on_crash(OSError(12, "Cannot allocate memory"), 5.0)
+
+    assert server.control.interest == 0
+    assert server.control.deadline == 5.0 + control.ACCEPT_BACKOFF
+    server.control.on_deadline(6.0)
+    assert server.control.interest == READABLE
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,24 @@ def test_reload_ends_when_all_workers_serve(reloader: Reloader, supervisor: Supe
     assert not reloader.wanted
 
 
+@pytest.mark.parametrize("step", ["draft", "prepare"])
+def test_reload_is_refused_by_an_unexplained_system_error(
+    reloader: Reloader, monkeypatch: pytest.MonkeyPatch, recorder: Recorder, step: str
+) -> None:
+    """Whatever the system denies on the way, the daemon goes on."""
+
+    def fail(*_args: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(reload, step, fail)
+    waiting = client(reloader)
+    reloader.begin(0.0)
+
+    assert reloader.status.outcome == "rejected"
+    assert [str(answer) for answer in waiting.answers] == ["[Errno 24] Too many open files"]
+    assert recorder.events[-1].name == "reload.refused"
+
+
 def test_reload_is_refused_with_reason(
     reloader: Reloader, supervisor: Supervisor, config_file: Path, recorder: Recorder
 ) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import re
+import socket
 import stat
 import threading
 from typing import TYPE_CHECKING
@@ -342,3 +345,38 @@ def test_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(StartError, match="belongs to user 54321; choose a directory of your own"):
         runtime_directory.acquire(str(directory))
+
+
+def test_second_daemon_is_refused_while_the_queue_of_the_first_is_full(held: Directory) -> None:
+    """A cleaner has removed the lock; a daemon that answers nobody is one all the same, and its socket stays."""
+    (held.path / LOCK_FILE).unlink()
+    socket_before = (held.path / SOCKET_FILE).lstat().st_ino
+    waiting: list[socket.socket] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            waiting.append(socket.socket(socket.AF_UNIX))
+            waiting[-1].setblocking(False)
+            waiting[-1].connect(str(held.path / SOCKET_FILE))
+    with pytest.raises(StartError, match="already running"):
+        Directory(held.path, 0o755)
+    for client in waiting:
+        client.close()
+
+    assert (held.path / SOCKET_FILE).lstat().st_ino == socket_before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_restore_raises_start_error_when_files_cannot_be_looked_at(
+    held: Directory, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A directory that lost its mode, or a file system with an error, is no reason to end the daemon."""
+
+    def lstat(*_args: object, **_options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "lstat", lstat)
+        with pytest.raises(StartError, match=re.escape(os.strerror(number))):
+            held.restore()
+
+    assert held.restore() == []
