@@ -44,6 +44,7 @@ class Door(socket.socket):
     def __init__(self, fd: int) -> None:
         """Take over the descriptor `fd`."""
         super().__init__(fileno=fd)
+        self.setblocking(False)  # a flag that all workers share: a hostile one may have cleared it
         self.family = super().family
         self.type = super().type
 

@@ -7,10 +7,11 @@ Rules
     Inherited sockets are never closed before the end, since nobody could ask for them again: a configuration that does
     not use them is refused before it comes here.
     Workers share these sockets, and may be hostile: shutdown(2) by one of them ends the listening of all, and frees the
-    port. So the supervisor looks once a second whether each socket still listens.
+    port. So the supervisor looks once a second whether each socket still listens, and makes it non-blocking again.
 
-Known limit: a Unix socket that was shut down cannot listen again, only a new one at its path could (unix(7)). Its loss
-is logged, and reloads are refused until echod is restarted.
+Known limits: a UDP socket that a worker has shut down or connected is not noticed; a restart binds it anew. A Unix
+socket that was shut down cannot listen again, only a new one at its path could (unix(7)): its loss is logged, and
+reloads are refused until echod is restarted.
 
 Fails: StartError or ConfigError from `open` says which listener and why.
 """
@@ -140,9 +141,9 @@ class Doors:
         """Let the sockets of `listeners`, which are open, have the options that they now have."""
         for listener in listeners:
             for _, sock in self.of([listener]):
-                binding.tune(sock, listener)
-                if listener.kind != "udp" and listener.name not in self._inherited:
-                    with suppress(OSError):  # it was shut down this very moment: `check_listening` says so
+                with suppress(OSError):  # a worker has shut it down or changed it: `check_listening` says so
+                    binding.tune(sock, listener)
+                    if listener.kind != "udp" and listener.name not in self._inherited:
                         sock.listen(listener.backlog)
 
     def stale(self, listeners: Iterable[Listener]) -> list[Listener]:
@@ -228,6 +229,7 @@ class Doors:
         """Make each socket of `listeners` that was shut down listen again, or emit once that it cannot."""
         for listener in listeners:
             for _, sock in self.of([listener]):
+                sock.setblocking(False)  # a flag that all share: one worker could make all others wait in accept(2)
                 if socket_health.is_listening(sock):
                     continue
                 address, port = sockets.place(self._addresses[sock])

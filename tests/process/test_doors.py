@@ -367,6 +367,16 @@ def test_reload_makes_a_socket_listen_again(doors: Doors) -> None:
         pass
 
 
+def test_socket_that_was_made_to_block_does_not_block_any_more(doors: Doors) -> None:
+    """The flag is shared: a worker that clears it makes its siblings wait in accept(2)."""
+    doors.open([ONE], targets(ONE))
+    [(_, sock)] = doors.of([ONE])
+    os.set_blocking(sock.fileno(), True)
+    check(doors, ONE)
+
+    assert not os.get_blocking(sock.fileno())
+
+
 def test_unix_socket_that_was_shut_down_is_lost(doors: Doors, tmp_path: Path) -> None:
     """The kernel lets it listen no more, though it says that it does: its loss is said once."""
     path = Listener(name="path", kind="unix", address=f"{tmp_path}/sock")
