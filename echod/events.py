@@ -354,6 +354,13 @@ class BufferClamped(ListenerEvent):
     cause: str | None = key("echod.config.cause")
 
 
+class MptcpDisabled(ListenerEvent):
+    """A listener with mptcp = true serves TCP only: the kernel has no Multipath TCP, or the socket unit passed TCP."""
+
+    name = "mptcp.disabled"
+    level = Level.WARNING
+
+
 class CertificateLoaded(Event):
     """A listener speaks TLS with these certificates from now on."""
 
@@ -524,6 +531,7 @@ class ConnectionClosed(ConnectionEvent):
     mss: int | None = key("echod.tcp.mss")
     path_mtu: int | None = key("echod.tcp.path_mtu")
     delivery_rate: int | None = key("echod.tcp.delivery_rate")
+    mptcp: bool | None = key("echod.tcp.mptcp")
     proxy_version: int | None = key("echod.proxy.version")
     proxy_authority: str | None = key("echod.proxy.authority")
     proxy_alpn: str | None = key("echod.proxy.alpn")

@@ -20,7 +20,7 @@ _SYNTAX: Mapping[str, tuple[str | bytes, str]] = {
     "utf-16": ("[log]\n".encode("utf-16"), ":1: is not UTF-8 at byte 0"),
     "latin-1": ('[log]\n# caf\u00e9\nlevel = "info"\n'.encode("latin-1"), ":2: is not UTF-8 at byte 11"),
     "NUL": (b"[log]\n\n# \0\n", ":3: holds a NUL byte"),
-    "too large": (b"#" * (80 * 1024 + 1), ": is larger than 80 KiB"),
+    "too large": (b"#" * (84 * 1024 + 1), ": is larger than 84 KiB"),
     "lone carriage return": (b'[log]\rlevel = "info"\r', ":1: not valid TOML: "),
     "unterminated string": ('[log]\nlevel = "info\n', ":2: not valid TOML: "),
     "unterminated multi-line string": ('[log]\nlevel = """info\n\n', ":2: not valid TOML: "),

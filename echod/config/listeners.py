@@ -33,7 +33,7 @@ ADMIN = "admin"
 KINDS = {
     **dict.fromkeys(("allow", "deny", "ipv6_only", "interface", "tos", "free_bind"), ("tcp", "udp")),
     **dict.fromkeys(("accept_rate", "backlog", "proxy_protocol", "tls"), ("tcp", "unix")),
-    **dict.fromkeys(("nodelay", "keepalive"), ("tcp",)),
+    **dict.fromkeys(("nodelay", "keepalive", "mptcp"), ("tcp",)),
     **dict.fromkeys(("mode", "owner"), ("unix",)),
     "udp": ("udp",),
 }
@@ -103,6 +103,11 @@ class Listener(Table):
     nodelay: bool = Field(default=True, description="Send at once, without waiting for more (TCP_NODELAY).")
     keepalive: Duration = Field(
         default=0.0, description="Ask a silent peer whether it is there, after so long and 3 more times; 0s never does."
+    )
+    mptcp: bool = Field(
+        default=False,
+        description="Accept Multipath TCP (RFC 8684) too. Other clients are served as before.",
+        json_schema_extra=RESTART,
     )
     receive_buffer: BufferSize = Field(
         default=0,

@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from echod.errors import ConfigError, StartError
 from echod.net import sockets, udp_options, unix
+from echod.net.tcp import IPPROTO_MPTCP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from echod.config import address
     from echod.config.listeners import Listener
+
+_NO_MPTCP = frozenset({errno.EPROTONOSUPPORT, errno.ENOPROTOOPT, errno.EINVAL})
+"""A kernel without Multipath TCP, with net.mptcp.enabled = 0, and one older than 5.6."""
 
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "unix": socket.SOCK_STREAM}
@@ -40,7 +44,6 @@ _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
 _IP_PKTINFO = 8
 _IP_FREEBIND = 15  # ip(7); the socket module does not name them
 _IPV6_FREEBIND = 78  # linux/in6.h
-IPPROTO_MPTCP = 262  # linux/in.h
 _IFA_F_TENTATIVE = 0x40  # linux/if_addr.h
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7)
 
@@ -210,7 +213,7 @@ def _bind_all(
 
 
 def _listen(listener: Listener, family: int, sockaddr: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, _TYPES[listener.kind])
+    sock = _socket(listener, family)
     try:
         # Connections of the last run in TIME_WAIT must not prevent a start; a listening socket still does. With UDP it
         # would let a second daemon take half of the datagrams.
@@ -229,6 +232,16 @@ def _listen(listener: Listener, family: int, sockaddr: tuple[Any, ...]) -> socke
         sock.close()
         raise
     return _listening(sock, listener)
+
+
+def _socket(listener: Listener, family: int) -> socket.socket:
+    if listener.mptcp:
+        try:
+            return socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
+        except OSError as error:
+            if error.errno not in _NO_MPTCP:
+                raise
+    return socket.socket(family, _TYPES[listener.kind])
 
 
 def _listening(sock: socket.socket, listener: Listener) -> socket.socket:

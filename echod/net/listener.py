@@ -21,13 +21,13 @@ from echod.core.connection import Connection
 from echod.core.injection import FaultyConnection, dice
 from echod.events import CloseReason, ConnectionRefused, ListenerPaused, ListenerResumed, RefuseReason
 from echod.net import sockets
-from echod.net.binding import IPPROTO_MPTCP
 from echod.net.caller import Caller, Origin
 from echod.net.poller import READABLE
 from echod.net.proxied import ProxiedStream, Terms
 from echod.net.reactor import Handler, Reactor
 from echod.net.secured import SecuredStream
 from echod.net.stream import QuietStream, Stream
+from echod.net.tcp import IPPROTO_MPTCP
 
 if TYPE_CHECKING:
     import socket

@@ -10,6 +10,12 @@ import socket
 from struct import Struct
 from typing import Any
 
+IPPROTO_MPTCP = 262
+"""Multipath TCP, linux/in.h; the socket module names it from Python 3.12.7 on."""
+
+_SOL_MPTCP = 284  # linux/socket.h
+_MPTCP_INFO = 1  # linux/mptcp.h
+
 _INFO = Struct("=16x I 40x I 4x II 24x I 44x I 8x Q")
 """tcpi_snd_mss, _pmtu, _rtt, _rttvar, _total_retrans, _min_rtt, _delivery_rate; the last one came with Linux 4.9."""
 
@@ -21,6 +27,20 @@ _MICROSECONDS = 1_000_000
 
 def path(sock: socket.socket) -> dict[str, Any]:
     """Return what the closing record of `sock` says of its path; nothing where the kernel does not tell."""
+    # Python takes the protocol of an accepted socket from its listener.
+    return _path(sock) | ({"mptcp": _is_mptcp(sock)} if sock.proto == IPPROTO_MPTCP else {})
+
+
+def _is_mptcp(sock: socket.socket) -> bool:
+    """Tell whether both ends of an accepted socket speak Multipath TCP; the client may have fallen back to TCP."""
+    try:
+        sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _path(sock: socket.socket) -> dict[str, Any]:
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
     except OSError:

@@ -95,6 +95,7 @@ MEANINGS = {
     "echod.stop.duration": "How long the stop took, in seconds.",
     "echod.tcp.delivery_rate": "How fast the path took what was sent of late, in bytes a second.",
     "echod.tcp.min_rtt": "The shortest round trip of the last minutes, in seconds.",
+    "echod.tcp.mptcp": "Whether the connection is one of Multipath TCP; only where its listener accepts that.",
     "echod.tcp.mss": "The largest segment that was sent, in bytes.",
     "echod.tcp.path_mtu": "The largest packet that the path takes, as far as the kernel knows, in bytes.",
     "echod.tcp.retransmits": "Segments that had to be sent again.",

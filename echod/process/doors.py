@@ -37,10 +37,12 @@ from echod.events import (
     ListenerOpened,
     ListenerRestored,
     ListenerSkipped,
+    MptcpDisabled,
 )
 from echod.net import binding, socket_health, sockets, udp_options, unix
 from echod.net.caller import Origin
 from echod.net.socket_health import Degradation
+from echod.net.tcp import IPPROTO_MPTCP
 from echod.observe.scoreboard import DROPPED
 from echod.process.channel import MOST_DESCRIPTORS
 from echod.process.status import ListenerStatus
@@ -282,6 +284,8 @@ class Doors:
                 emit(ListenerOpened(**Origin.of(listener, sock).facts(), configured=configured))
                 for event in self._clamped(listener, sock):
                     emit(event)
+                if listener.mptcp and sock.proto != IPPROTO_MPTCP:
+                    emit(MptcpDisabled(**Origin.of(listener, sock).facts()))
             for skipped in self._skipped.get(self._identity(listener), []):
                 address, port = sockets.place(skipped.address)
                 where = Origin(listener.name, address, port, sockets.network(skipped.family), listener.kind)

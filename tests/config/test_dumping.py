@@ -133,7 +133,7 @@ def test_the_reference_file_describes_each_key_and_marks_restarts() -> None:
     assert text.isascii()
     assert max(len(line) for line in text.splitlines()) <= 120
     daemon = ["poller", "runtime_directory", "user", "group"]
-    sockets = ["receive_buffer", "send_buffer", "ipv6_only", "interface", "free_bind", "mode", "owner"]
+    sockets = ["mptcp", "receive_buffer", "send_buffer", "ipv6_only", "interface", "free_bind", "mode", "owner"]
     assert daemon + sockets == re.findall(r"\(needs a restart\)\n#(\w+) =", text)
     assert re.findall(r"(?m)^#(\w+) =", text) == re.findall(r"(?m)^# .*\.(?: \(.*\))?\n#(\w+) =", text)
 

@@ -135,7 +135,7 @@ def test_every_key_is_described_in_one_line(name: str, field: FieldInfo) -> None
 def test_the_keys_that_need_a_restart_are_marked() -> None:
     """The mark stands on the field and nowhere else."""
     daemon = {f"Daemon.{key}" for key in ("poller", "runtime_directory", "user", "group")}
-    sockets = ("receive_buffer", "send_buffer", "ipv6_only", "interface", "free_bind", "mode", "owner")
+    sockets = ("mptcp", "receive_buffer", "send_buffer", "ipv6_only", "interface", "free_bind", "mode", "owner")
     expected = daemon | {f"Listener.{key}" for key in sockets}
 
     assert expected == {name for name, field in fields() if field.json_schema_extra == RESTART}

@@ -15,6 +15,7 @@ from echod.config import listeners as models
 from echod.errors import ConfigError, StartError
 from echod.net import binding
 from echod.net.binding import Skipped
+from echod.net.tcp import IPPROTO_MPTCP
 from tests.net.binding import bind_resolved
 
 if TYPE_CHECKING:
@@ -459,6 +460,27 @@ def test_inherited_mptcp_socket_takes_the_options_that_it_has(family: int, host:
             sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS),
             sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
         )
+
+
+@pytest.mark.parametrize("number", [errno.EPROTONOSUPPORT, errno.ENOPROTOOPT, errno.EINVAL])
+def test_mptcp_falls_back_to_tcp(stack: ExitStack, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A kernel that has none makes a TCP socket; any other error is one."""
+    original = socket.socket
+
+    def make(family: int, kind: int, protocol: int = 0) -> socket.socket:
+        if protocol == IPPROTO_MPTCP:
+            raise OSError(number, os.strerror(number))
+        return original(family, kind, protocol)
+
+    monkeypatch.setattr(socket, "socket", make)
+    listener = models.Listener(address="127.0.0.1:0", mptcp=True)
+    [sock], _ = bind_resolved(listener)
+    stack.enter_context(sock)
+
+    assert sock.proto != IPPROTO_MPTCP
+    number = errno.EMFILE
+    with pytest.raises(StartError):
+        bind_resolved(listener)
 
 
 def test_inherited_socket_that_takes_no_options_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,6 +218,17 @@ def test_events_tell_what_became_of_each_address(doors: Doors, monkeypatch: pyte
     assert "EADDRNOTAVAIL" == vars(said[1])["error"]
 
 
+def test_listener_that_has_no_mptcp_is_warned_of(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each of its sockets; it serves TCP."""
+    monkeypatch.setattr(binding, "_socket", lambda _, family: socket.socket(family, socket.SOCK_STREAM))
+    listener = Listener(name="one", address="127.0.0.1:0", mptcp=True)
+    doors.open([listener], targets(listener))
+    events: list[Event] = []
+    doors.say_opened([listener], events.append)
+
+    assert [event.name for event in events] == ["listener.opened", "mptcp.disabled"]
+
+
 def test_faults_are_warned_of_as_they_are_written(doors: Doors) -> None:
     """The log has what is asked for at which address, when that is opened and whenever it is asked again."""
     harmed = Listener.model_validate({"name": "harmed", "address": "127.0.0.1:0", "faults": {"delay": "1s"}})
