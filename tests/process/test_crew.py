@@ -429,8 +429,8 @@ def test_worker_that_confirms_nothing_is_replaced(world: World) -> None:
     world.assign(1)
     (pid,) = world.pids()
     for _ in range(int(module.CONFIRM_TIMEOUT) - 1):
+        heard = next(iter(world.crew._hands.values())).heard  # before: the answer may come while time passes
         world.pass_time(module.PING_INTERVAL)
-        heard = next(iter(world.crew._hands.values())).heard
         world.until(lambda heard=heard: next(iter(world.crew._hands.values())).heard > heard)  # type: ignore[misc]
     assert [pid] == world.pids()
     world.live = obedient
