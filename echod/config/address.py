@@ -21,7 +21,7 @@ _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")  # inet_a
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen. `literal` tells an IP address from a name that has to be resolved."""
+    """Where to listen. `literal` is true for an IP address, false for a name and for the wildcard."""
 
     host: str
     port: int
@@ -35,6 +35,11 @@ class Address:
     def is_wildcard(self) -> bool:
         """Whether the address stands for every address of the machine."""
         return self.host == WILDCARD
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host is a name that has to be resolved."""
+        return not self.literal and not self.is_wildcard
 
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

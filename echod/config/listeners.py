@@ -160,12 +160,9 @@ class Listener(Table):
     @field_validator("ipv6_only")
     @classmethod
     def _has_one_family_each(cls, ipv6_only: bool, info: Any) -> bool:
-        if (
-            not ipv6_only
-            and info.data.get("kind") != "unix"
-            and info.data.get("address", "").startswith(f"{WILDCARD}:")
-        ):
-            raise rule(f'does nothing with address = "{info.data["address"]}", which has one socket for each family')
+        address = info.data.get("address", "")
+        if not ipv6_only and address.startswith(f"{WILDCARD}:"):  # no path begins like that
+            raise rule(f'does nothing with address = "{address}", which has one socket for each family')
         return ipv6_only
 
     @field_validator(*KINDS)
@@ -204,9 +201,9 @@ class Listener(Table):
     @property
     def most_sockets(self) -> int:
         """How many sockets to reckon with; what a name resolves to is known only later."""
-        if not self.parsed or self.parsed.literal:
-            return 1
-        return WILDCARD_SOCKETS if self.parsed.is_wildcard else NAME_SOCKETS
+        if self.parsed and self.parsed.is_name:
+            return NAME_SOCKETS
+        return WILDCARD_SOCKETS if self.parsed and self.parsed.is_wildcard else 1
 
     @property
     def ephemeral(self) -> bool:

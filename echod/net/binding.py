@@ -37,7 +37,7 @@ _KINDS = {
     "udp": {(family, socket.SOCK_DGRAM) for family in sockets.FAMILIES},
     "unix": {(socket.AF_UNIX, socket.SOCK_STREAM)},
 }
-_ANY = {"0.0.0.0", "::"}  # noqa: S104
+_ANY4, _ANY6 = "0.0.0.0", "::"  # noqa: S104  # what an operator asks for by "*"
 _PORT_TRIES = 16
 _PROBES = 3
 _LONGEST_IDLE = 32767  # seconds: MAX_TCP_KEEPIDLE of the kernel
@@ -69,8 +69,7 @@ class BindTarget:
 
 def needs_name_service(listener: Listener) -> bool:
     """Tell whether `resolve` asks a name service, which may take long: for a host name, a user or a group."""
-    named = listener.parsed and not listener.parsed.literal and not listener.parsed.is_wildcard
-    return bool(named or listener.owner)
+    return bool((listener.parsed and listener.parsed.is_name) or listener.owner)
 
 
 def resolve(listener: Listener) -> BindTarget:
@@ -79,10 +78,8 @@ def resolve(listener: Listener) -> BindTarget:
     if not wanted:
         return BindTarget((), unix.owner(listener))
     if wanted.is_wildcard:
-        return BindTarget(
-            ((socket.AF_INET, ("0.0.0.0", wanted.port)), (socket.AF_INET6, ("::", wanted.port, 0, 0))),  # noqa: S104
-            (-1, -1),
-        )
+        both = (socket.AF_INET, (_ANY4, wanted.port)), (socket.AF_INET6, (_ANY6, wanted.port, 0, 0))
+        return BindTarget(both, (-1, -1))
     host = wanted.host.encode()  # for a str Python imports the codec `idna`, and a forked child should import nothing
     flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if wanted.literal else 0)
     try:
@@ -145,7 +142,7 @@ def collides(sock: socket.socket, listener: Listener, target: BindTarget) -> boo
     takes_both = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     host, port = sock.getsockname()[:2]
     return any(
-        port == other_port and (host == other or {host, other} & _ANY)
+        port == other_port and (host == other or {host, other} & {_ANY4, _ANY6})
         for family, (other, other_port, *_) in target.addresses
         if family == sock.family or takes_both or (family == socket.AF_INET6 and not listener.ipv6_only)
     )

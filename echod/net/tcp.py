@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Any
 
 IPPROTO_MPTCP = 262
-"""Multipath TCP, linux/in.h; the socket module names it from Python 3.12.7 on."""
+"""Multipath TCP, linux/in.h. The socket module lacks it where Python was built with older headers."""
 
 _SOL_MPTCP = 284  # linux/socket.h
 _MPTCP_INFO = 1  # linux/mptcp.h

@@ -13,6 +13,7 @@ Known limit: a worker that is stopped between its count and its look holds a pla
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from echod.core import admission
@@ -45,16 +46,9 @@ class Gate:
         """Count one connection in and return its id, or why there are enough; `key` is its address's, 0 for none."""
         if key and not self.enter(key):
             return RefuseReason.OVER_ADDRESS_LIMIT
-        cells = self._row.cells
-        for _ in range(MAX_TRIES):
-            cells[_ACTIVE] += 1
-            if self._fits(self._active, self.limit):
-                cells[_ACCEPTED] += 1
-                return self._number()
-            cells[_ACTIVE] -= 1
-            os.sched_yield()
-            if self._active() >= self.limit:
-                break
+        if self._claim(self._count_in, self._count_out, self._active, self.limit):
+            self._row.cells[_ACCEPTED] += 1
+            return self._number()
         if key:
             self._board.addresses.leave(self._row.number, key)
         return RefuseReason.OVER_LIMIT
@@ -62,19 +56,26 @@ class Gate:
     def enter(self, key: int) -> bool:
         """Count one connection of an address in, unless it has enough."""
         table, row = self._board.addresses, self._row.number
+        return self._claim(
+            partial(table.enter, row, key),
+            partial(table.leave, row, key),
+            lambda: table.total(key, self._board.used),
+            self.per_address,
+        )
 
-        def total() -> int:
-            return table.total(key, self._board.used)
-
+    def _claim(
+        self, count_in: Callable[[], bool], count_out: Callable[[], None], total: Callable[[], int], limit: int
+    ) -> bool:
+        """Count one in, unless the total of all workers would pass `limit` or `count_in` finds no place for it."""
         for _ in range(MAX_TRIES):
-            if not table.enter(row, key):
+            if not count_in():
                 return False
-            if self._fits(total, self.per_address):
+            if self._fits(total, limit):
                 return True
-            table.leave(row, key)
+            count_out()
             os.sched_yield()
-            if total() >= self.per_address:
-                break
+            if total() >= limit:
+                return False
         return False
 
     def _fits(self, total: Callable[[], int], limit: int) -> bool:
@@ -84,6 +85,13 @@ class Gate:
         # A full memory barrier, as every call of the scheduler: the others see this count before theirs are read.
         os.sched_yield()
         return total() <= limit
+
+    def _count_in(self) -> bool:
+        self._row.cells[_ACTIVE] += 1
+        return True
+
+    def _count_out(self) -> None:
+        self._row.cells[_ACTIVE] -= 1
 
     def _active(self) -> int:
         return self._board.total(_ACTIVE)
@@ -97,7 +105,7 @@ class Gate:
 
     def leave(self, key: int) -> None:
         """Count one connection out, with the key that it came in with."""
-        self._row.cells[_ACTIVE] -= 1
+        self._count_out()
         if key:
             self._board.addresses.leave(self._row.number, key)
 

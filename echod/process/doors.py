@@ -302,10 +302,11 @@ class Doors:
     def say_closed(self, listeners: Iterable[Listener], emit: Callable[[Event], None]) -> None:
         """Emit that the sockets of `listeners` are about to be closed, those that no other listener has."""
         ending = {self._identity(listener): listener for listener in listeners}
-        for same, listener in ending.items():
-            for sock in self._sockets.get(same, []):
-                holders = self._holders(sock)
-                if holders[0] == same and ending.keys() >= set(holders):
+        spared = {sock for same, found in self._sockets.items() if same not in ending for sock in found}
+        for listener in ending.values():
+            for _, sock in self.of([listener]):
+                if sock not in spared:
+                    spared.add(sock)  # it may belong to two of them
                     emit(ListenerClosed(**Origin.of(listener, sock).facts()))
 
     def _clamped(self, listener: Listener, sock: socket.socket) -> Iterator[Event]:

@@ -123,7 +123,7 @@ def apply(prepared: Prepared, estate: Estate) -> None:
     estate.log.configure(new.config.log)
     for event in new.adjustments:
         emit(event)
-    estate.doors.adjust((*changes.keep, *changes.bind))  # those that are bound may have a socket that was open before
+    estate.doors.adjust((*changes.keep, *changes.bind))  # a socket that was open before may serve a new listener
     estate.doors.say_opened(changes.bind, emit)
     certificates.say_loaded(new.certificates, emit)
     estate.doors.say_faults(changes.keep, emit)

@@ -288,7 +288,7 @@ def _open_directory(path: Path, mode: int) -> int:
     try:
         _check_owner(path, os.fstat(fd))
         if is_new:
-            os.fchmod(fd, mode)  # whatever the umask
+            os.fchmod(fd, mode)  # the umask does not count
     except StartError:
         os.close(fd)
         raise

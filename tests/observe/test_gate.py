@@ -172,7 +172,7 @@ def test_admit_never_passes_a_limit(board: Scoreboard, stack: ExitStack, size: S
 
 
 def test_admit_ends_when_a_sibling_lies(board: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker whose count comes and goes, so that there seems to be a place each time, is not asked for ever."""
+    """A worker stops after MAX_TRIES when the count of a sibling changes all the time."""
     [row] = active(board, 0)
     sums = 0
 

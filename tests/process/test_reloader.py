@@ -107,7 +107,7 @@ def test_reload_ends_when_all_workers_serve(reloader: Reloader, supervisor: Supe
 def test_reload_is_refused_by_an_unexplained_system_error(
     reloader: Reloader, monkeypatch: pytest.MonkeyPatch, recorder: Recorder, step: str
 ) -> None:
-    """Whatever the system denies on the way, the daemon goes on."""
+    """An OSError that no step explains refuses the reload; the daemon runs on."""
 
     def fail(*_args: object) -> None:
         raise OSError(24, "Too many open files")

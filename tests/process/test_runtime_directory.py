@@ -348,7 +348,7 @@ def test_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_second_daemon_is_refused_while_the_queue_of_the_first_is_full(held: Directory) -> None:
-    """A cleaner has removed the lock; a daemon that answers nobody is one all the same, and its socket stays."""
+    """Without a lock file too: the first daemon does not accept, but it runs, and keeps its socket."""
     (held.path / LOCK_FILE).unlink()
     socket_before = (held.path / SOCKET_FILE).lstat().st_ino
     waiting: list[socket.socket] = []

@@ -46,6 +46,12 @@ def connect(address: Address, *, timeout: float = 5.0, receive_buffer: int = 0) 
     return opened
 
 
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that no program has just now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def abort(opened: socket.socket) -> None:
     """Close with RST."""
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

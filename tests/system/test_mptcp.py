@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from echod.net.tcp import IPPROTO_MPTCP
 from tests.system.clients import ping
-from tests.system.test_startup import free_port
 
 if TYPE_CHECKING:
     from tests.system.daemon import Starter
-
-IPPROTO_MPTCP = 262
 
 
 def client(family: int, protocol: int) -> socket.socket:
@@ -33,7 +31,7 @@ def client(family: int, protocol: int) -> socket.socket:
 def test_mptcp_listener_serves_clients_with_and_without(start: Starter, family: int, host: str) -> None:
     """Over both families of one address; `connection.closed` says which client had it."""
     with client(family, IPPROTO_MPTCP) as multipath, client(family, 0) as plain:
-        daemon = start(workers=2, listeners=[{"name": "echo", "address": f"*:{free_port()}", "mptcp": True}])
+        daemon = start(workers=2, listeners=[{"name": "echo", "address": "*:0", "mptcp": True}])
         for one in (multipath, plain):
             one.connect((host, daemon.address()[1]))
             ping(one)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.system.clients import KIB, Load, connect, ping, read_to_end
+from tests.system.clients import KIB, Load, connect, free_port, ping, read_to_end
 from tests.system.daemon import wait_until
 
 if TYPE_CHECKING:
@@ -27,13 +27,6 @@ def door(**keys: Any) -> list[dict[str, Any]]:
     """Describe a listener that demands a header from this machine."""
     proxy = {"enabled": True, "trusted": ["127.0.0.1/32"]}
     return [{"name": "echo", "address": "127.0.0.1:0", "proxy_protocol": proxy | keys}]
-
-
-def free_port() -> int:
-    """Return a port that nobody has, for a program that must be told one."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

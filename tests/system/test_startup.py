@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from tests.system import proc
-from tests.system.clients import connect, echo_once, ping
+from tests.system.clients import connect, echo_once, free_port, ping
 from tests.system.daemon import ECHOD, ROOT, SCALE, Daemon, StartFailedError, children_cpu, environment, wait_until
 
 if TYPE_CHECKING:
@@ -177,12 +177,6 @@ def ancestors(pid: int) -> list[int]:
         pid = int(fields[1])
         found.append(pid)
     return found
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def at(port: int) -> list[dict[str, Any]]:

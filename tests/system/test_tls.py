@@ -17,9 +17,9 @@ import trustme
 
 from tests.core.headers import binary
 from tests.core.peers import Client
-from tests.system.clients import KIB, MIB, connect, read_exactly
+from tests.system.clients import KIB, MIB, connect, free_port, read_exactly
 from tests.system.daemon import SCALE, StartFailedError, wait_until
-from tests.system.test_proxy import free_port, front, running
+from tests.system.test_proxy import front, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

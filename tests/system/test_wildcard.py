@@ -8,20 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.clients import connect, echo_once
-from tests.system.test_startup import free_port
+from tests.system.clients import connect, echo_once, free_port
+from tests.system.test_admin import get
 
 if TYPE_CHECKING:
     from tests.system.daemon import Starter
 
 FAMILIES = ("127.0.0.1", "::1")
-
-
-def health(host: str, port: int) -> bytes:
-    """Ask an admin listener whether it is alive; return the first line of its answer."""
-    with socket.create_connection((host, port), 5) as client:
-        client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
-        return client.makefile("rb").readline()
 
 
 @pytest.mark.parametrize("host", FAMILIES)
@@ -38,7 +31,7 @@ def test_wildcard_answers_over_each_family(start: Starter, host: str) -> None:
 
     assert len(ports) == 1
     echo_once((host, ports.pop()))
-    assert b"200" in health(host, admin)
+    assert get((host, admin), "/livez")[0] == 200
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
         client.sendto(b"hello", (host, udp_port))
@@ -54,7 +47,7 @@ def test_reload_to_wildcard_refuses_no_client(start: Starter) -> None:
     failures: list[OSError] = []
     done = threading.Event()
 
-    def knock() -> None:
+    def connect_repeatedly() -> None:
         while not done.is_set():
             for host in FAMILIES:
                 try:
@@ -62,7 +55,7 @@ def test_reload_to_wildcard_refuses_no_client(start: Starter) -> None:
                 except OSError as error:
                     failures.append(error)
 
-    clients = threading.Thread(target=knock)
+    clients = threading.Thread(target=connect_repeatedly)
     clients.start()
     try:
         for number in range(10):
@@ -82,11 +75,11 @@ def test_reload_from_one_family_to_all_keeps_the_socket(start: Starter) -> None:
     daemon = start(admin={"address": f"0.0.0.0:{port}"})
     daemon.reload(admin={"address": f"*:{port}"})
 
-    assert [b"200" in health(host, port) for host in FAMILIES] == [True, True]
+    assert [get((host, port), "/livez")[0] for host in FAMILIES] == [200, 200]
     opened = daemon.records("listener.opened", {"echod.listener": "admin"})
     assert [record["server.address"] for record in opened] == ["0.0.0.0", "::"]
     daemon.reload(admin={"address": f"[::]:{port}"})
-    assert b"200" in health("::1", port)
+    assert get(("::1", port), "/livez")[0] == 200
     with pytest.raises(ConnectionRefusedError):
         connect(("127.0.0.1", port))
 
