@@ -6,6 +6,7 @@ Rules
     last one to look sees all others, so that no limit is ever passed.
     One that does not fit is counted out again, and refused if the sum then is at the limit. If it is below, others did
     not fit either, and it tries again: the last one that is counted out finds the place that none of them has got.
+    Before it tries again it looks a random number of times, so that two workers do not meet again and again.
 
 Known limit: a worker that is stopped between its count and its look holds a place meanwhile that no connection has.
 """
@@ -13,6 +14,7 @@ Known limit: a worker that is stopped between its count and its look holds a pla
 from __future__ import annotations
 
 import os
+import random
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
     from echod.observe.scoreboard import Row
 
-MAX_TRIES = 100
+MAX_BACKOFF = 5
+"""After so many tries the looks between two of them, up to twice as many each time, become no more."""
+
+MAX_TRIES = 30
 """How often a connection is counted in that meets others each time: workers that lie about their counts must not keep
 a worker busy."""
 
@@ -67,15 +72,17 @@ class Gate:
         self, count_in: Callable[[], bool], count_out: Callable[[], None], total: Callable[[], int], limit: int
     ) -> bool:
         """Count one in, unless the total of all workers would pass `limit` or `count_in` finds no place for it."""
-        for _ in range(MAX_TRIES):
+        for tries in range(MAX_TRIES):
             if not count_in():
                 return False
             if self._fits(total, limit):
                 return True
             count_out()
-            os.sched_yield()
-            if total() >= limit:
-                return False
+            # Two workers that go on in step would count each other out for ever: each looks a random number of times.
+            for _ in range(random.randint(1, 2 ** min(tries, MAX_BACKOFF))):  # noqa: S311  # no secret
+                os.sched_yield()
+                if total() >= limit:
+                    return False
         return False
 
     def _fits(self, total: Callable[[], int], limit: int) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from echod.events import RefuseReason
+from echod.observe import gate as gate_module
 from echod.observe.addresses import AddressTable
 from echod.observe.gate import MAX_TRIES, Gate
 from echod.observe.scoreboard import REFUSED, Column, Scoreboard
@@ -171,6 +173,19 @@ def test_admit_never_passes_a_limit(board: Scoreboard, stack: ExitStack, size: S
     assert board.total(Column.REFUSED) == half
 
 
+def test_admit_gives_the_last_place_to_workers_that_go_in_step(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, size: Size
+) -> None:
+    """Two that count each other out again and again get the place after few tries, and not only by good luck."""
+    monkeypatch.setattr(gate_module, "MAX_TRIES", 12)
+    for _ in range(size(60, 600)):
+        board = Scoreboard()
+        race(board, stack, [Gate(row, 10**6, 1) for row in rows(board, 2)], 1, key=7)
+
+        assert board.addresses.total(7, board.used) == 1
+        board.close()
+
+
 def test_admit_ends_when_a_sibling_lies(board: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker stops after MAX_TRIES when the count of a sibling changes all the time."""
     [row] = active(board, 0)
@@ -182,6 +197,7 @@ def test_admit_ends_when_a_sibling_lies(board: Scoreboard, monkeypatch: pytest.M
         return 2 * row[Column.ACTIVE]
 
     monkeypatch.setattr(Scoreboard, "total", total)
+    monkeypatch.setattr(random, "randint", lambda low, high: low)
 
     assert Gate(row, 1).admit(0) == RefuseReason.OVER_LIMIT
     assert sums == 3 * MAX_TRIES
