@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
     from echod.config.listeners import Listener
 
+SIGNAL_INTERVAL = 0.1
+"""Seconds between looks for a signal while a start waits."""
+
 TIMEOUT = 10
 """Seconds that all names of a start or a reload may take."""
 
@@ -202,7 +205,9 @@ def resolve(question: Question) -> Names:
         resolver.start()
         reactor.add(resolver)
         while not resolver.done:
-            reactor.turn()
+            # Python runs a handler between two instructions only: a signal that comes just before the loop waits does
+            # not end the wait (no wakeup descriptor is set yet).
+            reactor.turn(SIGNAL_INTERVAL)
     finally:
         resolver.close()
     names = resolver.names()
